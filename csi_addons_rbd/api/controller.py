@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Replication service: parse, ask the worker of the volume's cluster, build the response.
+
+Errors leave as exceptions; the interceptor turns them into statuses.
+"""
+
+from typing import TypeVar
+
+import grpc
+import structlog
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from csi_addons_rbd._proto import replication_pb2 as pb
+from csi_addons_rbd._proto import replication_pb2_grpc
+from csi_addons_rbd.api import requests
+from csi_addons_rbd.clusters import ClusterMap
+from csi_addons_rbd.replication.errors import DeadlineExceeded, InternalError
+from csi_addons_rbd.replication.model import (
+    Answer,
+    Call,
+    Located,
+    ReplicationInfo,
+    Resynced,
+)
+from csi_addons_rbd.worker_process import Wait
+from csi_addons_rbd.workers import Workers
+
+_Kind = TypeVar("_Kind", ReplicationInfo, Located, Resynced)
+
+
+class Controller(replication_pb2_grpc.ControllerServicer):
+    """The seven calls of ``replication.Controller``.
+
+    Args:
+        clusters: Where a handle leads.
+        workers: Who talks to the clusters.
+        call_timeout: Our own bound of every call, in seconds.
+    """
+
+    def __init__(self, *, clusters: ClusterMap, workers: Workers, call_timeout: float) -> None:
+        self._clusters = clusters
+        self._workers = workers
+        self._call_timeout = call_timeout
+
+    def EnableVolumeReplication(  # noqa: N802 - gRPC's name
+        self, request: pb.EnableVolumeReplicationRequest, context: grpc.ServicerContext
+    ) -> pb.EnableVolumeReplicationResponse:
+        """Switch mirroring of a volume on."""
+        self._ask(requests.enable(request), context)
+        return pb.EnableVolumeReplicationResponse()
+
+    def DisableVolumeReplication(  # noqa: N802 - gRPC's name
+        self, request: pb.DisableVolumeReplicationRequest, context: grpc.ServicerContext
+    ) -> pb.DisableVolumeReplicationResponse:
+        """Switch mirroring of a volume off."""
+        self._ask(requests.disable(request), context)
+        return pb.DisableVolumeReplicationResponse()
+
+    def PromoteVolume(  # noqa: N802 - gRPC's name
+        self, request: pb.PromoteVolumeRequest, context: grpc.ServicerContext
+    ) -> pb.PromoteVolumeResponse:
+        """Make the volume primary here."""
+        self._ask(requests.promote(request), context)
+        return pb.PromoteVolumeResponse()
+
+    def DemoteVolume(  # noqa: N802 - gRPC's name
+        self, request: pb.DemoteVolumeRequest, context: grpc.ServicerContext
+    ) -> pb.DemoteVolumeResponse:
+        """Make the volume secondary here."""
+        self._ask(requests.demote(request), context)
+        return pb.DemoteVolumeResponse()
+
+    def ResyncVolume(  # noqa: N802 - gRPC's name
+        self, request: pb.ResyncVolumeRequest, context: grpc.ServicerContext
+    ) -> pb.ResyncVolumeResponse:
+        """Copy the volume afresh from its primary, where evidence allows it."""
+        answer = _expect(Resynced, self._ask(requests.resync(request), context))
+        return pb.ResyncVolumeResponse(ready=answer.ready)
+
+    def GetVolumeReplicationInfo(  # noqa: N802 - gRPC's name
+        self, request: pb.GetVolumeReplicationInfoRequest, context: grpc.ServicerContext
+    ) -> pb.GetVolumeReplicationInfoResponse:
+        """Tell how far the peer's copy has come."""
+        answer = _expect(ReplicationInfo, self._ask(requests.info(request), context))
+        return pb.GetVolumeReplicationInfoResponse(
+            last_sync_time=None
+            if answer.last_sync is None
+            else Timestamp(seconds=answer.last_sync),
+            last_sync_duration=None
+            if answer.last_sync_seconds is None
+            else Duration(seconds=answer.last_sync_seconds),
+            last_sync_bytes=answer.last_sync_bytes or 0,
+            status=answer.health.name,
+            status_message=answer.message,
+        )
+
+    def GetReplicationDestinationInfo(  # noqa: N802 - gRPC's name
+        self, request: pb.GetReplicationDestinationInfoRequest, context: grpc.ServicerContext
+    ) -> pb.GetReplicationDestinationInfoResponse:
+        """Tell the handle by which the peer site knows the volume."""
+        call = requests.destination(request)
+        here = _expect(Located, self._ask(call, context))
+        there = self._clusters.destination(
+            cluster=here.cluster, pool=here.pool_id, pool_name=here.pool, volume=call.volume
+        )
+        volume = pb.ReplicationDestination.VolumeDestination(volume_id=str(there))
+        return pb.GetReplicationDestinationInfoResponse(
+            replication_destination=pb.ReplicationDestination(volume=volume)
+        )
+
+    def _ask(self, call: Call, context: grpc.ServicerContext) -> Answer:
+        structlog.contextvars.bind_contextvars(volume=str(call.volume))
+        wait = Wait.bounded(caller=context.time_remaining(), own=self._call_timeout)
+        if not wait.remaining:
+            raise DeadlineExceeded("the caller's deadline was over before the call began")
+        return self._workers.ask(call, self._clusters.places(call.volume), wait)
+
+
+def _expect(kind: type[_Kind], answer: Answer) -> _Kind:
+    if not isinstance(answer, kind):
+        raise InternalError(f"the worker answered {answer!r}, not {kind.__name__}")
+    return answer

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens around every unary call: admission, log context, timing, error to status.
+
+The only place that aborts a call. ``abort`` raises a bare ``Exception``, so it stands outside
+of any ``try``. UNKNOWN never leaves: whatever is not a ``DriverError`` becomes INTERNAL with a
+fixed text, and its traceback goes to the log alone.
+"""
+
+import itertools
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import grpc
+import structlog
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import DecodeError, Message
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
+
+from csi_addons_rbd.api.render import render
+from csi_addons_rbd.metrics import Metrics
+from csi_addons_rbd.replication import errors
+
+_log = structlog.get_logger(__name__)
+_Handler: TypeAlias = Any
+"""A ``grpc.RpcMethodHandler``; its stubs make the functions of every kind optional."""
+
+STATUSES: Final[Mapping[type[errors.DriverError], grpc.StatusCode]] = {
+    errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NotFound: grpc.StatusCode.NOT_FOUND,
+    errors.PreconditionFailed: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.Busy: grpc.StatusCode.ABORTED,
+    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
+    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.Exhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.Unsupported: grpc.StatusCode.UNIMPLEMENTED,
+    errors.InternalError: grpc.StatusCode.INTERNAL,
+}
+"""The status of each error; the nearest class along the MRO counts."""
+
+CODES: Final = (grpc.StatusCode.OK, *STATUSES.values())
+"""Every code with which a call may end."""
+
+_GATED: Final = "/replication.Controller/"
+_QUIET: Final = ("/identity.Identity/Probe", "/grpc.health.", "/grpc.reflection.")
+_MESSAGE_MOST: Final = 1500
+"""Characters of an error text: it travels twice, in metadata that clients limit to 8 KiB."""
+
+
+def status_of(error: errors.DriverError) -> grpc.StatusCode:
+    """Look an error's status up in the table."""
+    return next(
+        (STATUSES[each] for each in type(error).__mro__ if each in STATUSES),
+        grpc.StatusCode.INTERNAL,
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Outcome:
+    """How one call ended."""
+
+    code: grpc.StatusCode = grpc.StatusCode.INTERNAL
+    reason: str = errors.InternalError.reason
+    message: str = ""
+    response: bytes = b""
+    fault: Exception | None = None
+    """What was raised, when it was not one of our errors."""
+
+
+class CallInterceptor(grpc.ServerInterceptor):
+    """Wraps every unary-unary method; streams (reflection, health's Watch) pass through.
+
+    Args:
+        domain: The driver's name, as the domain of error reasons.
+        max_calls: Replication calls at once; more are refused rather than queued, so that
+            Identity and health always find a free thread.
+        metrics: Counts and times the calls.
+    """
+
+    def __init__(self, *, domain: str, max_calls: int, metrics: Metrics) -> None:
+        self._domain = domain
+        self._max_calls = max_calls
+        self._free = threading.BoundedSemaphore(max_calls)
+        self._metrics = metrics
+        self._run = secrets.token_hex(3)
+        self._numbers = itertools.count(1)
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], "grpc.RpcMethodHandler[Any, Any] | None"],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        """Return the method's handler, wrapped."""
+        handler = continuation(handler_call_details)
+        if handler is None or handler.request_streaming or handler.response_streaming:
+            return handler
+        method = handler_call_details.method
+
+        def call(raw: bytes, context: grpc.ServicerContext) -> bytes:
+            outcome = self._carry_out(method, handler, raw, context)
+            if outcome.code is not grpc.StatusCode.OK:
+                self._abort(outcome, context)
+            return outcome.response
+
+        # (de)serialised in here, where what is wrong with a message is named and counted
+        return grpc.unary_unary_rpc_method_handler(call)
+
+    def _carry_out(
+        self,
+        method: str,
+        handler: _Handler,
+        raw: bytes,
+        context: grpc.ServicerContext,
+    ) -> _Outcome:
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(
+            call_id=f"{self._run}-{next(self._numbers)}", method=method
+        )
+        outcome = _Outcome()
+        began = time.perf_counter()
+        self._metrics.calls_in_flight.labels(method).inc()
+        try:
+            with self._admitted(method):
+                outcome.response = _run(handler, raw, context)
+            # health's Check sets a code rather than raise
+            outcome.code = context.code() or grpc.StatusCode.OK  # type: ignore[attr-defined] # the stubs lack it
+        except errors.DriverError as exc:
+            outcome.code, outcome.reason = status_of(exc), exc.reason
+            outcome.message = exc.message
+        except Exception as exc:  # noqa: BLE001 - the caller gets INTERNAL, the log the rest
+            outcome.fault = exc
+        finally:
+            seconds = time.perf_counter() - began
+            self._metrics.calls_in_flight.labels(method).dec()
+            self._metrics.call_seconds.labels(method).observe(seconds)
+            self._metrics.calls.labels(method, outcome.code.name).inc()
+        _log_outcome(method, outcome, seconds)
+        return outcome
+
+    @contextmanager
+    def _admitted(self, method: str) -> Iterator[None]:
+        if not method.startswith(_GATED):
+            yield
+            return
+        if not self._free.acquire(blocking=False):
+            raise errors.Exhausted(
+                f"{self._max_calls} calls are running, which is the limit; call again later"
+            )
+        try:
+            yield
+        finally:
+            self._free.release()
+
+    def _abort(self, outcome: _Outcome, context: grpc.ServicerContext) -> None:
+        call_id = structlog.contextvars.get_contextvars()["call_id"]
+        message = outcome.message
+        if outcome.code is grpc.StatusCode.INTERNAL:
+            message = f"an internal error of the driver; its log has the details of call {call_id}"
+        details = AnyMessage()
+        details.Pack(
+            ErrorInfo(reason=outcome.reason, domain=self._domain, metadata={"call_id": call_id})
+        )
+        status = Status(
+            code=outcome.code.value[0],
+            message=message[:_MESSAGE_MOST].encode(errors="replace").decode(),
+            details=[details],
+        )
+        context.abort_with_status(rpc_status.to_status(status))
+
+
+def _run(handler: _Handler, raw: bytes, context: grpc.ServicerContext) -> bytes:
+    try:
+        request: Message = handler.request_deserializer(raw)
+    except DecodeError as exc:
+        raise errors.InvalidRequest(
+            "the request is not a message of this method; see the csi-addons specification"
+        ) from exc
+    if logging.root.isEnabledFor(logging.DEBUG):
+        _log.debug("request", fields=render(request))
+    response: bytes = handler.response_serializer(handler.unary_unary(request, context))
+    return response
+
+
+def _log_outcome(method: str, outcome: _Outcome, seconds: float) -> None:
+    fields: dict[str, object] = {"code": outcome.code.name, "seconds": round(seconds, 3)}
+    if outcome.code is not grpc.StatusCode.OK:
+        fields |= {"reason": outcome.reason, "message": outcome.message}
+    if outcome.code is grpc.StatusCode.INTERNAL:
+        _log.error("call", **fields, exc_info=outcome.fault)
+    elif method.startswith(_QUIET):
+        _log.debug("call", **fields)
+    else:
+        _log.info("call", **fields)

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mirror calls on one image: fulfils ``model.MirroredImage`` with librbd."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Final
+
+import rados
+import rbd
+
+from csi_addons_rbd.ceph.connections import Connections, Purpose
+from csi_addons_rbd.ceph.schedules import keep_schedule
+from csi_addons_rbd.ceph.translate import translating
+from csi_addons_rbd.ceph.views import MODES, read_view
+from csi_addons_rbd.replication.errors import FeaturesMissing, ImageHasDependents
+from csi_addons_rbd.replication.model import (
+    Credentials,
+    ImageSpec,
+    MirroringMode,
+    MirrorView,
+    PoolMirroring,
+    ResyncRecord,
+    Schedule,
+)
+
+# metadata below ".rbd" belongs to one site: librbd does not mirror it
+_NOTES: Final = ".rbd.csi-addons-rbd."
+_JOURNAL_FEATURES: Final = {
+    rbd.RBD_FEATURE_EXCLUSIVE_LOCK: "exclusive-lock",
+    rbd.RBD_FEATURE_JOURNALING: "journaling",
+}
+_SWITCHED_ON: Final = "features"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CephImage:
+    """One image, named but not kept open: an open image is a watcher, and those block deletion."""
+
+    spec: ImageSpec
+    uuid: str
+    monitors: tuple[str, ...]
+    credentials: Credentials
+    connections: Connections
+
+    def view(self) -> MirrorView:
+        """Read the image's mirroring."""
+        with self._pool(Purpose.READ, "reading") as ioctx, self._read(ioctx) as image:
+            return read_view(ioctx, image)
+
+    def pool_mirroring(self) -> PoolMirroring:
+        """Read the mirroring mode of the image's pool or namespace."""
+        with self._pool(Purpose.READ, "reading the mirroring mode of the pool of") as ioctx:
+            return PoolMirroring(rbd.RBD().mirror_mode_get(ioctx))
+
+    def parent(self) -> str | None:
+        """Name the parent of a clone."""
+        with self._pool(Purpose.READ, "reading the parent of") as ioctx, self._read(ioctx) as image:
+            try:
+                parent = image.get_parent_image_spec()
+            except rbd.ImageNotFound:
+                return None
+            return f"{parent['pool_name']}/{parent['image_name']}"
+
+    def holders(self) -> tuple[str, ...]:
+        """Name the clients that hold a lock; the exclusive lock shows among them, too."""
+        with self._pool(Purpose.READ, "reading the locks of") as ioctx, self._read(ioctx) as image:
+            lockers = image.list_lockers()
+        found = lockers["lockers"] if lockers else []
+        return tuple(f"{client} at {address}" for client, _, address in found)
+
+    def enable(self, mode: MirroringMode) -> None:
+        """Switch mirroring on, and first the features that journal mode needs."""
+        with self._change("enabling mirroring of") as image:
+            if mode is MirroringMode.JOURNAL:
+                self._switch_on(image)
+            image.mirror_image_enable(MODES[mode])
+
+    def disable(self, *, force: bool) -> None:
+        """Switch mirroring off, then the features that ``enable`` switched on."""
+        with self._change("disabling mirroring of") as image:
+            switched_on = int(_metadata(image).get(_SWITCHED_ON, 0))
+            try:
+                image.mirror_image_disable(force)
+            except rbd.ImageBusy as exc:
+                raise ImageHasDependents(
+                    f"{self.spec} stays mirrored: a mirrored clone depends on it; "
+                    "disable replication of its clones first"
+                ) from exc
+            if switched_on & image.features():
+                image.update_features(switched_on & image.features(), False)
+
+    def promote(self, *, force: bool) -> bool:
+        """Promote; ``False`` when librbd refuses for the time being."""
+        with self._change("promoting") as image:
+            try:
+                image.mirror_image_promote(force)
+            except (rbd.ImageBusy, rbd.ReadOnlyImage):
+                return False
+        return True
+
+    def demote(self) -> None:
+        """Demote."""
+        with self._change("demoting") as image:
+            image.mirror_image_demote()
+
+    def resync(self, image_id: str) -> None:
+        """Flag just that image for deletion and a fresh copy."""
+        with (
+            self._pool(Purpose.WRITE, "requesting a resync of") as ioctx,
+            rbd.Image(ioctx, image_id=image_id) as image,
+        ):
+            image.mirror_image_resync()
+
+    def notes(self) -> Mapping[str, str]:
+        """Read this driver's own metadata of the image."""
+        with self._pool(Purpose.READ, "reading the notes on") as ioctx, self._read(ioctx) as image:
+            return _metadata(image)
+
+    def note(self, key: str, value: str | None) -> None:
+        """Write or remove one entry; an image that is not primary takes neither."""
+        with self._change("writing the notes on") as image:
+            if value is not None:
+                image.metadata_set(_NOTES + key, value)
+            elif key in _metadata(image):
+                image.metadata_remove(_NOTES + key)
+
+    def keep_schedule(self, wanted: Schedule | None) -> None:
+        """Leave exactly the wanted schedule on the image, or none."""
+        with self.connections.use(self.monitors, self.credentials, Purpose.READ) as cluster:
+            keep_schedule(cluster, self.spec, wanted)
+
+    def record_resync(self, record: ResyncRecord | None) -> None:
+        """Write or remove the resync record in the pool's metadata."""
+        with self._pool(Purpose.WRITE, "writing the resync record of") as ioctx:
+            if record is not None:
+                rbd.RBD().pool_metadata_set(ioctx, _record_key(self.spec), _dump(record))
+            elif read_record(ioctx, self.spec) is not None:
+                rbd.RBD().pool_metadata_remove(ioctx, _record_key(self.spec))
+
+    def resync_record(self) -> ResyncRecord | None:
+        """Read the resync record."""
+        with self._pool(Purpose.READ, "reading the resync record of") as ioctx:
+            return read_record(ioctx, self.spec)
+
+    def correct_journal(self, image_id: str) -> None:
+        """Set ``csi.imageid`` where ``csi.volname`` stands; never create the object."""
+        name = f"csi.volume.{self.uuid}"
+        with self._pool(Purpose.WRITE, f"correcting {name} of") as ioctx:
+            with rados.ReadOpCtx() as operation:
+                entries, _ = ioctx.get_omap_vals_by_keys(operation, ("csi.volname", "csi.imageid"))
+                try:
+                    ioctx.operate_read_op(operation, name)
+                except rados.ObjectNotFound:
+                    return
+                standing = dict(entries)
+            if "csi.volname" in standing and standing.get("csi.imageid") != image_id.encode():
+                with rados.WriteOpCtx() as change:
+                    ioctx.set_omap(change, ("csi.imageid",), (image_id,))
+                    ioctx.operate_write_op(change, name)
+
+    @contextmanager
+    def _pool(self, purpose: Purpose, doing: str) -> Iterator[rados.Ioctx]:
+        """Lend the image's pool; Ceph's errors inside the block become ours."""
+        with (
+            self.connections.use(self.monitors, self.credentials, purpose) as cluster,
+            translating(f"{doing} {self.spec}"),
+            cluster.open_ioctx2(self.spec.pool_id) as ioctx,
+        ):
+            ioctx.set_namespace(self.spec.namespace)
+            yield ioctx
+
+    def _read(self, ioctx: rados.Ioctx) -> rbd.Image:
+        return rbd.Image(ioctx, self.spec.image, read_only=True)
+
+    @contextmanager
+    def _change(self, doing: str) -> Iterator[rbd.Image]:
+        """Lend the image opened for writing, on a handle without a timeout for OSDs."""
+        with self._pool(Purpose.WRITE, doing) as ioctx, rbd.Image(ioctx, self.spec.image) as image:
+            yield image
+
+    def _switch_on(self, image: rbd.Image) -> None:
+        for feature, name in _JOURNAL_FEATURES.items():
+            if image.features() & feature:
+                continue
+            try:
+                image.update_features(feature, True)
+            except (rbd.InvalidArgument, rbd.OperationNotSupported) as exc:
+                raise FeaturesMissing(
+                    f"{self.spec} lacks the feature {name}, which journal mode needs, and it "
+                    "cannot be switched on"
+                ) from exc
+            switched_on = int(_metadata(image).get(_SWITCHED_ON, 0)) | feature
+            image.metadata_set(_NOTES + _SWITCHED_ON, str(switched_on))
+
+
+def read_record(ioctx: rados.Ioctx, spec: ImageSpec) -> ResyncRecord | None:
+    """Read the resync record of an image that may be absent."""
+    try:
+        text = rbd.RBD().pool_metadata_get(ioctx, _record_key(spec))
+    except KeyError:
+        return None
+    return ResyncRecord(**json.loads(text))
+
+
+def _record_key(spec: ImageSpec) -> str:
+    return f"csi-addons-rbd/resync/{spec.image}"
+
+
+def _dump(record: ResyncRecord) -> str:
+    return json.dumps(asdict(record))
+
+
+def _metadata(image: rbd.Image) -> dict[str, str]:
+    return {
+        key.removeprefix(_NOTES): value
+        for key, value in image.metadata_list()
+        if key.startswith(_NOTES)
+    }

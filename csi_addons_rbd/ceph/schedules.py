@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mirror snapshot schedules of one image, through the ceph-mgr's ``rbd_support`` module.
+
+The module adds each new interval beside the old ones and never takes one away by itself, so
+a schedule is *kept*: what is wanted is added, everything else on the image is removed.
+"""
+
+import json
+from datetime import datetime, time
+from typing import Any, Final
+
+import rados
+
+from csi_addons_rbd.ceph.translate import translating
+from csi_addons_rbd.replication.errors import ManagerUnavailable
+from csi_addons_rbd.replication.model import ImageSpec, Schedule
+
+_PREFIX: Final = "rbd mirror snapshot schedule"
+_MINUTES: Final = {"m": 1, "h": 60, "d": 24 * 60}
+
+
+def keep_schedule(cluster: rados.Rados, spec: ImageSpec, wanted: Schedule | None) -> None:
+    """Leave exactly the wanted schedule on the image, or none.
+
+    Only the image's own level counts: schedules of its pool or namespace are the
+    administrator's.
+
+    Raises:
+        ManagerUnavailable: the manager does not answer or refuses.
+    """
+    standing = _list(cluster, spec)
+    if wanted is not None and not any(_same(item, wanted) for item in standing):
+        _command(cluster, spec, "add", _arguments(wanted))
+    for item in standing:
+        if wanted is None or not _same(item, wanted):
+            _command(cluster, spec, "remove", item)
+
+
+def _list(cluster: rados.Rados, spec: ImageSpec) -> list[dict[str, str]]:
+    """Return the image's own terms as the manager writes them, without empty values."""
+    levels = json.loads(_command(cluster, spec, "list", {}) or "{}")
+    return [
+        {key: value for key, value in item.items() if value}
+        for level in levels.values()
+        if level["name"] == spec.path
+        for item in level["schedule"]
+    ]
+
+
+def _command(cluster: rados.Rados, spec: ImageSpec, verb: str, extra: dict[str, str]) -> str:
+    doing = f"{_PREFIX} {verb} for {spec}"
+    command: dict[str, Any] = {"prefix": f"{_PREFIX} {verb}", "level_spec": spec.path, **extra}
+    with translating(doing):
+        code, out, status = cluster.mgr_command(json.dumps(command), b"")
+    if code != 0:
+        raise ManagerUnavailable(f"{doing}: the manager answered {code}, {status.strip()!r}")
+    return out.decode()
+
+
+def _arguments(schedule: Schedule) -> dict[str, str]:
+    arguments = {"interval": schedule.interval}
+    if schedule.start_time is not None:
+        arguments["start_time"] = schedule.start_time
+    return arguments
+
+
+def _same(item: dict[str, str], wanted: Schedule) -> bool:
+    interval = item["interval"]
+    minutes = int(interval[:-1]) * _MINUTES[interval[-1]]
+    return minutes == wanted.minutes and _start_minute(item.get("start_time")) == _start_minute(
+        wanted.start_time
+    )
+
+
+def _start_minute(start: str | None) -> int | None:
+    """Return the minute of the day as the manager counts it, which keeps nothing else.
+
+    It adds the offset of the time zone where a clock would subtract it; what is compared
+    here is what it stores, so the same is done here.
+    """
+    if start is None:
+        return None
+    try:
+        moment: time | datetime = time.fromisoformat(start)
+    except ValueError:
+        moment = datetime.fromisoformat(start)
+    offset = moment.utcoffset()
+    return moment.hour * 60 + moment.minute + (offset.seconds // 60 if offset else 0)

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""rbd and rados exceptions → our errors, in one table.
+
+The two bindings share no base class, and ``rbd.OSError`` is not the builtin one. Errors are
+told apart by class, or by errno where several share a class; never by text.
+"""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import rados
+import rbd
+
+from csi_addons_rbd.replication.errors import (
+    CephFailure,
+    ClientBlocklisted,
+    ClusterUnreachable,
+    DriverError,
+    ImageChanged,
+    PermissionDenied,
+    Unauthenticated,
+)
+
+FOREIGN: Final = (rbd.Error, rados.Error)
+
+# errno → our class, and what to do next. EACCES comes from cephx, EPERM from the caps.
+_TABLE: Final[dict[int, tuple[type[DriverError], str]]] = {
+    errno.EACCES: (Unauthenticated, "cephx refuses userID or userKey; check the secret"),
+    errno.EPERM: (
+        PermissionDenied,
+        "the user's caps do not allow it; needed are mon 'profile rbd', "
+        "osd 'profile rbd' on this pool and mgr 'profile rbd' or 'allow rw'",
+    ),
+    errno.ETIMEDOUT: (ClusterUnreachable, "the cluster does not answer; see its health"),
+    errno.ENOTCONN: (ClusterUnreachable, "the connection was lost; ask again"),
+    errno.ESHUTDOWN: (
+        ClientBlocklisted,
+        "the cluster fenced this client, or the connection broke; see 'ceph osd blocklist ls'",
+    ),
+    errno.ENOENT: (ImageChanged, "it vanished in the middle of the call; ask again"),
+    errno.ENOSPC: (CephFailure, "the cluster or pool is full"),
+    errno.EDQUOT: (CephFailure, "the pool's quota is reached"),
+}
+_ASK_AGAIN: Final = (CephFailure, "ask again, and see the cluster's health if it persists")
+
+
+def translated(exc: Exception, doing: str) -> DriverError:
+    """Return our error for one of Ceph's; ``doing`` says what failed, and where."""
+    number = _errno(exc)
+    kind, advice = _TABLE.get(number, _ASK_AGAIN)
+    cause = os.strerror(number) if number else type(exc).__name__
+    return kind(f"{doing}: {cause} ({errno.errorcode.get(number, 'no errno')}); {advice}")
+
+
+@contextmanager
+def translating(doing: str) -> Iterator[None]:
+    """Let only our own errors out of the block."""
+    try:
+        yield
+    except FOREIGN as exc:
+        raise translated(exc, doing) from exc
+
+
+def _errno(exc: Exception) -> int:
+    number = getattr(exc, "errno", None)
+    return abs(number) if isinstance(number, int) else 0

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker's main: calls in, answers out, one thread for each.
+
+One such process serves one Ceph cluster. librbd may crash it or hang a thread for good; both
+cost this cluster's running calls and nothing else. Whatever it knows it may forget: the next
+call reads the state from the image.
+"""
+
+import os
+import signal
+import threading
+from multiprocessing.connection import Connection
+
+import rados
+import rbd
+import structlog
+
+from csi_addons_rbd.ceph.connections import Connections
+from csi_addons_rbd.ceph.volumes import Volumes
+from csi_addons_rbd.config import Config
+from csi_addons_rbd.logs import configure
+from csi_addons_rbd.replication.errors import (
+    ClientBlocklisted,
+    DriverError,
+    Exhausted,
+    InternalError,
+)
+from csi_addons_rbd.replication.model import Answer, Ask, Reply
+from csi_addons_rbd.replication.operations import Deadline
+from csi_addons_rbd.replication.replicator import Replicator
+
+_log = structlog.get_logger()
+
+
+def main(connection: Connection, config: Config, name: str) -> None:
+    """Serve until the serving process is gone."""
+    # it decides when this process ends; a terminal's Ctrl-C reaches the whole group
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    configure(level=config.log_level, style=config.log_format)
+    structlog.contextvars.bind_contextvars(worker=name)
+    Worker(connection, config).serve()
+
+
+def describe(connection: Connection) -> None:
+    """Send the versions of the bindings: proves that they load."""
+    librados = rados.Rados(rados_id="version").version()
+    librbd = rbd.RBD().version()
+    connection.send(
+        f"librados {librados.major}.{librados.minor}.{librados.extra}, "
+        f"librbd {'.'.join(str(part) for part in librbd)}"
+    )
+
+
+class Worker:
+    """Carries out what the serving process asks over one connection."""
+
+    def __init__(self, connection: Connection, config: Config) -> None:
+        self._connection = connection
+        self._sending = threading.Lock()
+        # calls that outlive their callers still run: room for as many again
+        self._free = threading.BoundedSemaphore(2 * config.max_calls_per_cluster)
+        connections = Connections(
+            connect_timeout=config.connect_timeout, read_timeout=config.read_timeout
+        )
+        self._volumes = Volumes(connections)
+        self._replicator = Replicator(
+            wait=config.promote_wait, check_interval=config.state_check_interval
+        )
+
+    def serve(self) -> None:
+        """Take calls until the other side is gone, then end at once, whatever still runs."""
+        while True:
+            try:
+                ask: Ask = self._connection.recv()
+            except (EOFError, OSError):
+                os._exit(0)
+            if not self._free.acquire(blocking=False):
+                self._reply(ask, Exhausted("too many calls to this cluster still run; ask again"))
+                continue
+            threading.Thread(target=self._handle, args=(ask,), daemon=True).start()
+
+    def _handle(self, ask: Ask) -> None:
+        try:
+            self._reply(ask, self._outcome(ask))
+        finally:
+            self._free.release()
+
+    def _outcome(self, ask: Ask) -> Answer | DriverError:
+        with structlog.contextvars.bound_contextvars(call_id=ask.call_id):
+            try:
+                return self._answer(ask)
+            except DriverError as exc:
+                return exc
+            except Exception:
+                _log.exception("a fault of the driver", call=ask.call.name)
+                return InternalError("an internal error of the driver; its log has the details")
+
+    def _answer(self, ask: Ask) -> Answer:
+        deadline = Deadline.after(ask.seconds)
+        try:
+            return self._attempt(ask, deadline)
+        except ClientBlocklisted:
+            # the broken connection was dropped; a new one is a new client to the cluster
+            return self._attempt(ask, deadline)
+
+    def _attempt(self, ask: Ask, deadline: Deadline) -> Answer:
+        found = self._volumes.resolve(ask.call, ask.places)
+        return self._replicator.answer(ask.call, found, deadline)
+
+    def _reply(self, ask: Ask, answer: Answer | DriverError) -> None:
+        with self._sending:
+            try:
+                self._connection.send(Reply(number=ask.number, answer=answer))
+            except OSError:
+                os._exit(0)

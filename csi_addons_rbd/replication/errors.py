@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every way in which a call can fail, as classes; imports nothing.
+
+The second level decides the gRPC status (one table, in ``api/interceptor.py``); the third
+level names the case and carries the stable ``reason`` that tools read instead of prose::
+
+    DriverError
+    ├── InvalidRequest          INVALID_ARGUMENT     the caller must change the request
+    ├── NotFound                NOT_FOUND            proven absence, nothing weaker
+    ├── PreconditionFailed      FAILED_PRECONDITION  the image is in the wrong state
+    ├── Busy                    ABORTED              passes by itself: ask again
+    ├── Unauthenticated         UNAUTHENTICATED      cephx refuses the secret
+    ├── PermissionDenied        PERMISSION_DENIED    cephx accepts, the caps do not
+    ├── Unavailable             UNAVAILABLE          the cluster does not answer
+    ├── DeadlineExceeded        DEADLINE_EXCEEDED    the caller's time is over, work goes on
+    ├── Exhausted               RESOURCE_EXHAUSTED   a limit of concurrent calls
+    ├── Unsupported             UNIMPLEMENTED        neither now nor on a retry
+    └── InternalError           INTERNAL             a fault of ours
+
+On Promote the controller answers FAILED_PRECONDITION with an immediate ``force=true``, and on
+Disable it takes NOT_FOUND for "already gone": below ``PreconditionFailed`` and ``NotFound``
+belongs only what may be read so.
+"""
+
+from typing import ClassVar
+
+
+class DriverError(Exception):
+    """The root. Its text goes to the caller: what was seen, where, and what to do next."""
+
+    reason: ClassVar[str] = "INTERNAL"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidRequest(DriverError):
+    """A field is missing or malformed; the text names it and says what is accepted."""
+
+    reason = "INVALID_REQUEST"
+
+
+class InvalidHandle(InvalidRequest):
+    """The volume handle does not follow the CSI layout."""
+
+    reason = "INVALID_HANDLE"
+
+
+class InvalidParameter(InvalidRequest):
+    """A class parameter has a value that is not accepted."""
+
+    reason = "INVALID_PARAMETER"
+
+
+class NotFound(DriverError):
+    """Something was looked for in a cluster that answered, and is proven absent."""
+
+    reason = "NOT_FOUND"
+
+
+class VolumeNotFound(NotFound):
+    """Every place the handle may lead to was searched, and holds no such image."""
+
+    reason = "VOLUME_NOT_FOUND"
+
+
+class SyncInfoMissing(NotFound):
+    """The image is primary, but no copy was ever completed on a peer."""
+
+    reason = "NEVER_SYNCED"
+
+
+class PreconditionFailed(DriverError):
+    """The image, its pool or its peers are in a state in which the call must not act."""
+
+    reason = "FAILED_PRECONDITION"
+
+
+class NotEnabled(PreconditionFailed):
+    """The image is not mirrored."""
+
+    reason = "NOT_ENABLED"
+
+
+class NotPrimary(PreconditionFailed):
+    """The call makes sense only on the primary."""
+
+    reason = "NOT_PRIMARY"
+
+
+class IsPrimary(PreconditionFailed):
+    """The call makes sense only on a secondary."""
+
+    reason = "IS_PRIMARY"
+
+
+class ModeMismatch(PreconditionFailed):
+    """The image is mirrored already, in the other mode."""
+
+    reason = "MODE_MISMATCH"
+
+
+class PoolNotMirrored(PreconditionFailed):
+    """The pool's (or namespace's) mirroring is off, or covers whole pools."""
+
+    reason = "POOL_NOT_MIRRORED"
+
+
+class FeaturesMissing(PreconditionFailed):
+    """Journal mode needs image features that cannot be switched on."""
+
+    reason = "FEATURES_MISSING"
+
+
+class ImageInTrash(PreconditionFailed):
+    """The image was moved to the trash: neither usable nor gone."""
+
+    reason = "IMAGE_IN_TRASH"
+
+
+class ImageHasDependents(PreconditionFailed):
+    """A mirrored clone depends on this image."""
+
+    reason = "IMAGE_HAS_DEPENDENTS"
+
+
+class ImageInUse(PreconditionFailed):
+    """A client holds the image; demoting under it would lose its writes."""
+
+    reason = "IMAGE_IN_USE"
+
+
+class NoCompleteCopy(PreconditionFailed):
+    """The first copy never completed here and its source is gone: nothing to promote."""
+
+    reason = "NO_COMPLETE_COPY"
+
+
+class PeerIsPrimary(PreconditionFailed):
+    """A fresh status says that the peer is primary."""
+
+    reason = "PEER_IS_PRIMARY"
+
+
+class PeerUnreachable(PreconditionFailed):
+    """No peer can send the last data any more; forcing is the legitimate next step."""
+
+    reason = "PEER_UNREACHABLE"
+
+
+class SecondaryUnhealthy(PreconditionFailed):
+    """A secondary that does not follow a live primary is left alone without force."""
+
+    reason = "SECONDARY_UNHEALTHY"
+
+
+class SplitBrain(PreconditionFailed):
+    """Both sides hold writes the other never saw."""
+
+    reason = "SPLIT_BRAIN"
+
+
+class NoGoodCopyElsewhere(PreconditionFailed):
+    """A resync would delete the only copy: no peer is known to be up and primary."""
+
+    reason = "NO_GOOD_COPY_ELSEWHERE"
+
+
+class Busy(DriverError):
+    """The situation passes by itself; the same call is right a little later."""
+
+    reason = "BUSY"
+
+
+class OperationRunning(Busy):
+    """Another, different operation on the same image is running."""
+
+    reason = "OPERATION_RUNNING"
+
+
+class DataPending(Busy):
+    """The last data of the peer is still on its way here."""
+
+    reason = "DATA_PENDING"
+
+
+class PeerBehind(Busy):
+    """The peer has not followed this primary yet."""
+
+    reason = "PEER_BEHIND"
+
+
+class FirstSyncRunning(Busy):
+    """The first copy of the image is still being made here."""
+
+    reason = "FIRST_SYNC_RUNNING"
+
+
+class MirroringDisabling(Busy):
+    """Mirroring of the image is just being switched off."""
+
+    reason = "MIRRORING_DISABLING"
+
+
+class ImageRecreating(Busy):
+    """A resync deleted the image and is recreating it."""
+
+    reason = "IMAGE_RECREATING"
+
+
+class ImageChanged(Busy):
+    """The image did not show, on a fresh read, what the call had just done."""
+
+    reason = "IMAGE_CHANGED"
+
+
+class Unauthenticated(DriverError):
+    """The secret is absent, incomplete or refused by cephx."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(DriverError):
+    """The caps of the user do not allow the operation."""
+
+    reason = "PERMISSION_DENIED"
+
+
+class Unavailable(DriverError):
+    """A cluster, or a part of it, does not answer."""
+
+    reason = "UNAVAILABLE"
+
+
+class ClusterNotConfigured(Unavailable):
+    """The handle's cluster stands in neither configuration file (yet)."""
+
+    reason = "CLUSTER_NOT_CONFIGURED"
+
+
+class ClusterUnreachable(Unavailable):
+    """Monitors or OSDs do not answer within the bound."""
+
+    reason = "CLUSTER_UNREACHABLE"
+
+
+class ClientBlocklisted(Unavailable):
+    """The cluster fenced this client, also after one reconnect."""
+
+    reason = "CLIENT_BLOCKLISTED"
+
+
+class MirrorDaemonDown(Unavailable):
+    """The local rbd-mirror is down or silent, and without it the data cannot arrive."""
+
+    reason = "MIRROR_DAEMON_DOWN"
+
+
+class ManagerUnavailable(Unavailable):
+    """The ceph-mgr, which keeps the snapshot schedules, does not answer."""
+
+    reason = "MANAGER_UNAVAILABLE"
+
+
+class WorkerLost(Unavailable):
+    """The process that talks to this cluster ended in the middle of the call."""
+
+    reason = "WORKER_LOST"
+
+
+class CephFailure(Unavailable):
+    """Ceph answered with an error that this driver has no better word for."""
+
+    reason = "CEPH_ERROR"
+
+
+class DeadlineExceeded(DriverError):
+    """The caller's deadline ended while Ceph was still working; the work goes on."""
+
+    reason = "DEADLINE_EXCEEDED"
+
+
+class Exhausted(DriverError):
+    """A limit of concurrent calls is reached; refused at once rather than queued."""
+
+    reason = "TOO_MANY_CALLS"
+
+
+class Unsupported(DriverError):
+    """Neither this driver nor this Ceph can do what was asked."""
+
+    reason = "UNSUPPORTED"
+
+
+class InternalError(DriverError):
+    """A programming error of ours; the caller gets a fixed text, the log the traceback."""
+
+    reason = "INTERNAL"

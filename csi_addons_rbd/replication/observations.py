@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this process remembers of an image between calls: only patience, never truth.
+
+Whether a site is *stale*, or a copy stands still, shows over time alone, and time by the
+cluster's clock passes only while somebody writes. Forgetting all of it costs a longer wait,
+nothing else.
+"""
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Final
+
+from csi_addons_rbd.replication.model import ImageSpec, MirrorView, SiteStatus
+from csi_addons_rbd.replication.sync_info import sync_report, text
+
+STALE_AFTER: Final = 90
+"""Seconds without a new status after which a site counts as silent: three heartbeats."""
+_GAP: Final = 60
+"""Seconds unobserved after which a lasting condition has to be seen anew."""
+_MOST: Final = 20_000
+
+
+@dataclass(slots=True)
+class Lasting:
+    """Since when something has been seen without a change, by the monotonic clock."""
+
+    value: object = None
+    since: float = 0.0
+    seen: float = float("-inf")
+
+    def observe(self, value: object) -> float:
+        """Note the value and return for how many seconds it has stood, without a gap."""
+        now = time.monotonic()
+        if value != self.value or now - self.seen > _GAP:
+            self.value, self.since = value, now
+        self.seen = now
+        return now - self.since
+
+
+@dataclass(slots=True)
+class Observation:
+    """The memory of one image."""
+
+    heartbeats: dict[str, tuple[int, float]] = field(default_factory=dict)
+    progress: Lasting = field(default_factory=Lasting)
+    undecided: Lasting = field(default_factory=Lasting)
+    last_sync: int | None = None
+    """Newest time at which a peer was known to have everything, Unix seconds."""
+
+    def note(self, view: MirrorView) -> None:
+        """Take in one reading."""
+        now = time.monotonic()
+        for status in view.statuses:
+            last, _ = self.heartbeats.get(status.site, (None, now))
+            if status.last_update != last:
+                self.heartbeats[status.site] = (status.last_update, now)
+
+    def alive(self, status: SiteStatus, view: MirrorView) -> bool:
+        """Tell whether the site's rbd-mirror is up and has written within 90 s.
+
+        Measured against the newest status of any site, and against the time for which this
+        process has seen the same status.
+        """
+        if not status.up or view.newest_update - status.last_update >= STALE_AFTER:
+            return False
+        last, since = self.heartbeats.get(status.site, (0, time.monotonic()))
+        return status.last_update != last or time.monotonic() - since < STALE_AFTER
+
+    def standstill(self, view: MirrorView) -> float:
+        """Return for how many seconds nothing has moved towards this copy."""
+        fingerprint = [view.history, *((each.state, _movement(each)) for each in view.statuses)]
+        return self.progress.observe(fingerprint)
+
+
+class Observations:
+    """The observations of one worker, by image; the oldest give way."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._images: dict[ImageSpec, Observation] = {}
+
+    def of(self, spec: ImageSpec) -> Observation:
+        """Return the image's observation, a new one at first."""
+        with self._lock:
+            observation = self._images.pop(spec, None) or Observation()
+            self._images[spec] = observation
+            if len(self._images) > _MOST:
+                del self._images[next(iter(self._images))]
+            return observation
+
+
+def _movement(status: SiteStatus) -> tuple[object, ...]:
+    report = sync_report(status)
+    return (text(status), report.copied_until, report.last_bytes, report.position)

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One operation at a time per image, also when it outlives the call that began it.
+
+The thread that begins an operation runs it to its end, whether or not somebody still waits
+for the answer. A repeated identical call joins; a different one is told who holds the image.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Self
+
+from csi_addons_rbd.replication.errors import DeadlineExceeded, OperationRunning
+from csi_addons_rbd.replication.model import Answer, Call, ImageSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A moment after which nobody waits any more, by the monotonic clock."""
+
+    moment: float
+
+    @classmethod
+    def after(cls, seconds: float) -> Self:
+        """Return the deadline that many seconds from now."""
+        return cls(time.monotonic() + seconds)
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left, never negative."""
+        return max(0.0, self.moment - time.monotonic())
+
+    def earlier(self, seconds: float) -> Self:
+        """Return the deadline that many seconds before this one."""
+        return type(self)(self.moment - seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Running:
+    call: Call
+    began: float = field(default_factory=time.monotonic)
+    answer: "Future[Answer]" = field(default_factory=Future)
+
+    @property
+    def age(self) -> int:
+        return int(time.monotonic() - self.began)
+
+
+class Operations:
+    """The operations of one worker. Two handles of one image are one image here."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: dict[tuple[int, str, str], _Running] = {}
+
+    def run(
+        self, spec: ImageSpec, call: Call, work: Callable[[], Answer], deadline: Deadline
+    ) -> Answer:
+        """Run ``work`` alone on the image, or join the same operation and share its answer.
+
+        Raises:
+            OperationRunning: a different operation holds the image.
+            DeadlineExceeded: the joined operation did not end by the deadline; it goes on.
+        """
+        key = (spec.pool_id, spec.namespace, spec.image)
+        mine = _Running(call=call)
+        with self._lock:
+            running = self._running.setdefault(key, mine)
+        if running is not mine:
+            return _join(running, spec, call, deadline)
+        try:
+            answer = work()
+        except BaseException as exc:
+            self._end(key)
+            mine.answer.set_exception(exc)
+            raise
+        self._end(key)
+        mine.answer.set_result(answer)
+        return answer
+
+    def _end(self, key: tuple[int, str, str]) -> None:
+        with self._lock:
+            del self._running[key]
+
+
+def _join(running: _Running, spec: ImageSpec, call: Call, deadline: Deadline) -> Answer:
+    if running.call.intent != call.intent:
+        raise OperationRunning(
+            f"{running.call.name} has been running on {spec} for {running.age} s; "
+            "ask again when it has ended"
+        )
+    try:
+        return running.answer.result(timeout=deadline.remaining)
+    except TimeoutError as exc:
+        raise DeadlineExceeded(
+            f"{call.name} has been running on {spec} for {running.age} s and goes on; "
+            "a repeated call joins it"
+        ) from exc

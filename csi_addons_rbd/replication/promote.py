@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PromoteVolume: make this site's image primary, with nothing lost and nothing forced.
+
+The controller answers FAILED_PRECONDITION here with an immediate ``force=true``. So that code
+only leaves this module when force is the right next step, or meets the same refusal.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from csi_addons_rbd.replication.errors import (
+    Busy,
+    DataPending,
+    FirstSyncRunning,
+    ImageChanged,
+    MirrorDaemonDown,
+    NoCompleteCopy,
+    PeerIsPrimary,
+    PeerUnreachable,
+)
+from csi_addons_rbd.replication.model import (
+    Epoch,
+    ImageSpec,
+    MirroredImage,
+    MirrorState,
+    MirrorView,
+    SiteState,
+    SiteStatus,
+)
+from csi_addons_rbd.replication.observations import Observation
+from csi_addons_rbd.replication.operations import Deadline
+from csi_addons_rbd.replication.sync_info import Role, role, sync_report, text
+
+POLL: Final = 0.5
+"""Seconds between two looks at an image that something is awaited on."""
+_STANDSTILL: Final = 60
+_UNDECIDED: Final = 90
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long a call waits, and for what; seconds."""
+
+    until: Deadline
+    check_interval: int
+    """rbd-mirror's ``rbd_mirror_image_state_check_interval``: a status may lag so much."""
+
+
+class Hindsight:
+    """Tells the statuses that cannot be older than the call: one state check has passed.
+
+    A heartbeat repeats what rbd-mirror last found out, so for one state check after a demotion
+    a site still calls itself primary, and one that is primary again may not say so yet. Only
+    what is written a whole state check after the call began speaks of the time since.
+    """
+
+    def __init__(self, check_interval: int) -> None:
+        self._begins = time.monotonic() + check_interval
+        self._before: dict[str, int] | None = None
+
+    def note(self, view: MirrorView) -> None:
+        """Take in one reading; readings must come oldest first."""
+        if self._before is None and time.monotonic() >= self._begins:
+            self._before = {each.site: each.last_update for each in view.statuses}
+
+    def confirms(self, status: SiteStatus) -> bool:
+        """Tell whether the status was written a whole state check after the call began."""
+        return self._before is not None and status.last_update > self._before.get(status.site, 0)
+
+
+def promote(
+    image: MirroredImage,
+    view: MirrorView,
+    *,
+    force: bool,
+    observation: Observation,
+    patience: Patience,
+) -> None:
+    """Promote a secondary; returns only after a fresh read shows it primary.
+
+    Raises:
+        NoCompleteCopy: force meets the same refusal.
+        PeerIsPrimary, PeerUnreachable: force is the legitimate next step.
+        FirstSyncRunning, DataPending: passes by itself.
+        MirrorDaemonDown: the local rbd-mirror is needed, and does not run.
+    """
+    require_complete_copy(image.spec, view, observation)
+    if force:
+        _insist(image, patience)
+    else:
+        _await_data(image, view, observation, patience)
+    if not image.view().primary:
+        raise ImageChanged(f"{image.spec} was promoted, but does not read primary; ask again")
+
+
+def require_complete_copy(spec: ImageSpec, view: MirrorView, observation: Observation) -> None:
+    """Refuse, forced or not, what would make a half copied image primary."""
+    if view.state is not MirrorState.CREATING and view.history.complete:
+        return
+    if any(observation.alive(peer, view) for peer in view.peers):
+        raise FirstSyncRunning(
+            f"the first copy of {spec} is not complete; {_local_words(view)}; ask again"
+        )
+    raise NoCompleteCopy(
+        f"{spec} was never copied completely and no peer is up to go on: "
+        f"there is nothing here to promote; {_local_words(view)}"
+    )
+
+
+def _insist(image: MirroredImage, patience: Patience) -> None:
+    """Force: rbd-mirror lets go of a replaying image only after a while (EBUSY, EROFS)."""
+    while not image.promote(force=True):
+        if patience.until.remaining <= 0:
+            holders = ", ".join(image.holders()) or "nobody that shows"
+            raise Busy(
+                f"{image.spec} cannot be promoted by force yet: librbd finds it in use, "
+                f"held by {holders}; rbd-mirror of this site lets go when it runs or is dead "
+                "for 30 s, any other holder must close the image; ask again"
+            )
+        time.sleep(POLL)
+
+
+def _await_data(
+    image: MirroredImage, start: MirrorView, observation: Observation, patience: Patience
+) -> None:
+    """Promote as soon as that provably loses nothing; wait, or refuse, until then."""
+    hindsight = Hindsight(patience.check_interval)
+    judge = _Judge(
+        spec=image.spec,
+        start=start.newest_update,
+        hindsight=hindsight,
+        observation=observation,
+    )
+    view = start
+    while not view.primary:
+        hindsight.note(view)
+        obstacle = judge.obstacle(view)
+        if obstacle is None:
+            if image.promote(force=False):
+                return
+            obstacle = "librbd does not accept yet, rbd-mirror still holds the image"
+        if patience.until.remaining <= 0:
+            raise DataPending(
+                f"{image.spec} is not promoted yet: {obstacle}; {_local_words(view)}; ask again"
+            )
+        time.sleep(POLL)
+        view = image.view()
+        observation.note(view)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Judge:
+    """Decides from one reading whether to promote (``None``), to wait (why), or to refuse."""
+
+    spec: ImageSpec
+    start: int
+    """The newest ``last_update`` of any site when the call began."""
+    hindsight: Hindsight
+    observation: Observation
+
+    def obstacle(self, view: MirrorView) -> str | None:
+        if view.history.epoch is Epoch.PRIMARY_DEMOTED:
+            return last_primary_obstacle(self.spec, view, self.observation, self.hindsight)
+        if view.history.epoch in (Epoch.NON_PRIMARY_DEMOTED, Epoch.NONE):
+            # all of the peer's history is here: librbd accepts, or rbd-mirror is still busy
+            return None
+        return self._refused(view)
+
+    def _refused(self, view: MirrorView) -> str:
+        """Say why to wait for the peer's last data, or that waiting is in vain."""
+        alive = [peer for peer in view.peers if self.observation.alive(peer, view)]
+        standstill = self.observation.standstill(view)
+        if any(role(peer) is Role.DEMOTED for peer in view.peers):
+            return self._demoted(view, alive, standstill)
+        primary = [
+            peer for peer in alive if role(peer) is Role.PRIMARY and self.hindsight.confirms(peer)
+        ]
+        if primary:
+            raise PeerIsPrimary(
+                f"the peer of {self.spec} is primary, as its rbd-mirror says "
+                f"({text(primary[0])!r}); demote it there, or force if that site is lost"
+            )
+        if _coming(view) and (alive or standstill < _STANDSTILL):
+            return "the peer's last data is still coming"
+        if not alive:
+            raise self._unreachable(view)
+        return self._undecided(alive)
+
+    def _demoted(self, view: MirrorView, alive: list[SiteStatus], standstill: float) -> str:
+        if alive and not self._local_alive(view):
+            raise MirrorDaemonDown(
+                f"the peer of {self.spec} is demoted, but rbd-mirror of this site is down or "
+                "silent and the last data cannot arrive without it; start it and ask again "
+                "(force would lose that data)"
+            )
+        if not alive and standstill >= _STANDSTILL:
+            raise self._unreachable(view)
+        return "the peer is demoted and its last data is still coming"
+
+    def _local_alive(self, view: MirrorView) -> bool:
+        return view.local is not None and self.observation.alive(view.local, view)
+
+    def _undecided(self, alive: list[SiteStatus]) -> str:
+        words = ", ".join(f"{peer.state.name.lower()} ({text(peer)!r})" for peer in alive)
+        fresh = any(peer.last_update >= self.start + 2 for peer in alive)
+        unclear = all(role(peer) is not Role.PRIMARY for peer in alive)
+        lasted = self.observation.undecided.observe(value=unclear)
+        if unclear and fresh and lasted >= _UNDECIDED:
+            raise PeerUnreachable(
+                f"rbd-mirror of the peer of {self.spec} lives, but for {lasted:.0f} s has "
+                f"called the image neither primary nor demoted: {words}; its cluster seems "
+                "lost; force if it is"
+            )
+        return f"waiting for a fresh word of the peer, which reads {words}"
+
+    def _unreachable(self, view: MirrorView) -> PeerUnreachable:
+        words = ", ".join(f"{peer.state.name.lower()} ({text(peer)!r})" for peer in view.peers)
+        return PeerUnreachable(
+            f"no peer of {self.spec} is up to send its last data "
+            f"({'last seen ' + words if words else 'none was ever heard of'}); "
+            "force if that site is lost"
+        )
+
+
+def last_primary_obstacle(
+    spec: ImageSpec, view: MirrorView, observation: Observation, hindsight: Hindsight
+) -> str | None:
+    """Decide about an image whose newest history is this site's own demotion.
+
+    librbd accepts to promote it, and that proves nothing: a peer may have been promoted,
+    written and demoted since, and what it wrote would be lost. Only when every site has
+    looked again since the call began, and found nobody primary, nothing is missing here.
+
+    Raises:
+        MirrorDaemonDown: the local rbd-mirror, which would find out, does not run.
+        PeerUnreachable: no peer is up to ask.
+    """
+    if view.local is None or not observation.alive(view.local, view):
+        raise MirrorDaemonDown(
+            f"{spec} was demoted here last, and whether a peer was primary since can only be "
+            "found out by rbd-mirror of this site, which is down or silent; start it"
+        )
+    if not any(observation.alive(peer, view) for peer in view.peers):
+        raise PeerUnreachable(
+            f"{spec} was demoted here last, and no peer is up to tell whether it was primary "
+            "since; force if that site is lost"
+        )
+    if all_waiting(view) and all(map(hindsight.confirms, view.statuses)):
+        return None
+    return "this site was primary last; waiting until every site confirms that none was since"
+
+
+def all_waiting(view: MirrorView) -> bool:
+    """Tell whether every site reads up and unknown: nobody primary, nothing on its way."""
+    return (
+        view.local is not None
+        and bool(view.peers)
+        and all(each.up and each.state is SiteState.UNKNOWN for each in view.statuses)
+    )
+
+
+def _coming(view: MirrorView) -> bool:
+    local = view.local
+    return local is not None and (role(local) is Role.DEMOTED or sync_report(local).syncing)
+
+
+def _local_words(view: MirrorView) -> str:
+    """Describe what this site's rbd-mirror says, and the lag where it is known."""
+    if view.local is None:
+        return "rbd-mirror of this site has not spoken of it yet"
+    report = sync_report(view.local)
+    words = f"this site reads {view.local.state.name.lower()} ({text(view.local)!r})"
+    if view.history.progress:
+        words += f", {view.history.progress}"
+    if report.newest is not None and report.copied_until is not None:
+        words += f", {max(0, report.newest - report.copied_until)} s behind the peer"
+    return words

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each call means: preconditions, idempotency and the order of its steps."""
+
+from functools import partial
+from typing import Final
+
+from csi_addons_rbd.replication.demote import demote
+from csi_addons_rbd.replication.errors import ImageRecreating, NotEnabled
+from csi_addons_rbd.replication.info import LAST_SYNC_NOTE, last_sync, replication_info
+from csi_addons_rbd.replication.model import (
+    Absent,
+    Answer,
+    Call,
+    DemoteCall,
+    DestinationCall,
+    DisableCall,
+    EnableCall,
+    Found,
+    InfoCall,
+    Located,
+    MirroredImage,
+    MirroringMode,
+    MirrorState,
+    MirrorView,
+    PromoteCall,
+    ResyncCall,
+    Resynced,
+    Schedule,
+)
+from csi_addons_rbd.replication.observations import Observation, Observations
+from csi_addons_rbd.replication.operations import Deadline, Operations
+from csi_addons_rbd.replication.promote import Patience, promote
+from csi_addons_rbd.replication.resync import Resync
+from csi_addons_rbd.replication.scheduling import SCHEDULE_NOTE, Scheduler
+from csi_addons_rbd.replication.switching import disable, enable
+
+_MARGIN: Final = 5
+"""Seconds that a waiting call ends before its caller's deadline."""
+
+
+class Replicator:
+    """The calls of one worker.
+
+    Args:
+        wait: How long promote, demote and resync wait for the other site, in seconds.
+        check_interval: rbd-mirror's image state check interval, in seconds.
+    """
+
+    def __init__(self, *, wait: float, check_interval: int) -> None:
+        self._wait = wait
+        self._check_interval = check_interval
+        self._operations = Operations()
+        self._observations = Observations()
+        self._scheduler = Scheduler()
+
+    def answer(self, call: Call, found: Found | Absent, deadline: Deadline) -> Answer:
+        """Carry out one call on the image its handle led to."""
+        if isinstance(found, Absent):
+            return _answer_for_absent(call, found)
+        image = found.image
+        match call:
+            case InfoCall():
+                return self._info(image)
+            case DestinationCall():
+                return _locate(image)
+            case _:
+                work = partial(self._operate, image, call, self._patience(deadline))
+                return self._operations.run(image.spec, call, work, deadline)
+
+    def _patience(self, deadline: Deadline) -> Patience:
+        until = min(
+            deadline.earlier(_MARGIN), Deadline.after(self._wait), key=lambda each: each.moment
+        )
+        return Patience(until=until, check_interval=self._check_interval)
+
+    def _operate(self, image: MirroredImage, call: Call, patience: Patience) -> Answer:
+        observation = self._observations.of(image.spec)
+        view = image.view()
+        observation.note(view)
+        match call:
+            case EnableCall():
+                self._enable(image, view, call)
+            case DisableCall():
+                self._disable(image, view, call, observation)
+            case PromoteCall():
+                self._promote(image, view, call, observation, patience)
+            case DemoteCall():
+                self._demote(image, view, observation, patience)
+            case ResyncCall():
+                return _resync(image, view, call, observation, patience)
+        return None
+
+    def _enable(self, image: MirroredImage, view: MirrorView, call: EnableCall) -> None:
+        enable(image, view, call)
+        self._keep_schedule(image, call.mode, call.schedule)
+
+    def _disable(
+        self,
+        image: MirroredImage,
+        view: MirrorView,
+        call: DisableCall,
+        observation: Observation,
+    ) -> None:
+        def clear() -> None:
+            # while the image is still mirrored: the manager refuses to touch others
+            if view.mode is MirroringMode.SNAPSHOT:
+                self._scheduler.drop(image)
+            if view.primary:
+                image.note(SCHEDULE_NOTE, None)
+                image.note(LAST_SYNC_NOTE, None)
+
+        disable(image, view, force=call.force, observation=observation, clear=clear)
+        image.record_resync(None)
+
+    def _promote(
+        self,
+        image: MirroredImage,
+        view: MirrorView,
+        call: PromoteCall,
+        observation: Observation,
+        patience: Patience,
+    ) -> None:
+        _require_mirrored(image, view)
+        if not view.primary:
+            promote(image, view, force=call.force, observation=observation, patience=patience)
+            image.record_resync(None)
+        self._keep_schedule(image, view.mode, call.schedule)
+
+    def _demote(
+        self,
+        image: MirroredImage,
+        view: MirrorView,
+        observation: Observation,
+        patience: Patience,
+    ) -> None:
+        _require_mirrored(image, view)
+        if not view.primary:
+            return
+        _note_last_sync(image, view, observation)
+        demote(image, view, observation=observation, until=patience.until)
+        if view.mode is MirroringMode.SNAPSHOT:
+            self._scheduler.drop(image)
+
+    def _info(self, image: MirroredImage) -> Answer:
+        observation = self._observations.of(image.spec)
+        view = image.view()
+        _require_mirrored(image, view)
+        observation.note(view)
+        notes = image.notes()
+        self._scheduler.resume(image, notes)
+        return replication_info(image.spec, view, notes, observation)
+
+    def _keep_schedule(
+        self, image: MirroredImage, mode: MirroringMode, schedule: Schedule | None
+    ) -> None:
+        if schedule is None or mode is MirroringMode.JOURNAL or not image.view().primary:
+            return
+        self._scheduler.keep(image, schedule)
+
+
+def _answer_for_absent(call: Call, absent: Absent) -> Answer:
+    if isinstance(call, ResyncCall):
+        return Resynced(ready=False)
+    raise ImageRecreating(
+        f"{absent.spec} was deleted by a resync and is being copied anew by rbd-mirror of this "
+        "site; ask again"
+    )
+
+
+def _locate(image: MirroredImage) -> Located:
+    _require_mirrored(image, image.view())
+    spec = image.spec
+    return Located(cluster=spec.cluster, pool=spec.pool, pool_id=spec.pool_id)
+
+
+def _require_mirrored(image: MirroredImage, view: MirrorView) -> None:
+    if view.state in (MirrorState.DISABLED, MirrorState.DISABLING):
+        raise NotEnabled(f"{image.spec} is not mirrored ({view.state.name.lower()}); enable it")
+
+
+def _resync(
+    image: MirroredImage,
+    view: MirrorView,
+    call: ResyncCall,
+    observation: Observation,
+    patience: Patience,
+) -> Resynced:
+    _require_mirrored(image, view)
+    resync = Resync(image=image, call=call, observation=observation, patience=patience)
+    ready = resync.run(view)
+    if ready:
+        image.correct_journal(view.image_id)
+        image.record_resync(None)
+    return Resynced(ready=ready)
+
+
+def _note_last_sync(image: MirroredImage, view: MirrorView, observation: Observation) -> None:
+    """Keep on the image what would be forgotten with this process."""
+    last = last_sync(view, observation)
+    if last is not None and image.notes().get(LAST_SYNC_NOTE) != str(last):
+        image.note(LAST_SYNC_NOTE, str(last))

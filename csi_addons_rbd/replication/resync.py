@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ResyncVolume: delete this site's image and copy it anew, if the evidence allows.
+
+``ready=true`` is what orchestrators wait for before they move an application: it may only
+mean that both sides are demoted and nothing is missing here.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from csi_addons_rbd.replication.errors import (
+    IsPrimary,
+    MirrorDaemonDown,
+    NoGoodCopyElsewhere,
+    SplitBrain,
+)
+from csi_addons_rbd.replication.model import (
+    Epoch,
+    MirroredImage,
+    MirrorState,
+    MirrorView,
+    ResyncCall,
+    ResyncRecord,
+)
+from csi_addons_rbd.replication.observations import Observation
+from csi_addons_rbd.replication.promote import (
+    POLL,
+    Hindsight,
+    Patience,
+    all_waiting,
+    last_primary_obstacle,
+)
+from csi_addons_rbd.replication.sync_info import Role, role, sync_report, text
+
+_FRESH: Final = 2
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resync:
+    """One ResyncVolume call on one secondary."""
+
+    image: MirroredImage
+    call: ResyncCall
+    observation: Observation
+    patience: Patience
+
+    def run(self, view: MirrorView) -> bool:
+        """Return whether the image is ready to be moved."""
+        if view.primary:
+            raise IsPrimary(f"{self.image.spec} is primary; demote it before a resync")
+        record = self.image.resync_record()
+        if record is not None and self._under_way(view, record):
+            return False
+        if self._split(view):
+            self._resolve_split(view)
+            return False
+        if view.local is None or not self.observation.alive(view.local, view):
+            raise MirrorDaemonDown(
+                f"rbd-mirror of this site is down or silent about {self.image.spec}; nothing "
+                "can be copied without it; start it"
+            )
+        if view.history.epoch in (Epoch.NON_PRIMARY_DEMOTED, Epoch.PRIMARY_DEMOTED):
+            return self._await_ready(view)
+        if self.call.always and self.call.force and record is None and self._peer_is_primary(view):
+            self._request(view)
+        return False
+
+    def _under_way(self, view: MirrorView, record: ResyncRecord) -> bool:
+        """Tell whether the resync on record is not over: it must never be started again.
+
+        A record whose image still stands unchanged and in split-brain was written just before
+        a crash, or is about to be carried out; asking again for *that* image is harmless.
+        """
+        if view.image_id == record.image_id:
+            return not self._split(view)
+        copying = view.local is not None and sync_report(view.local).syncing
+        return view.state is MirrorState.CREATING or not view.history.complete or copying
+
+    def _split(self, view: MirrorView) -> bool:
+        local = view.local
+        return (
+            local is not None
+            and self.observation.alive(local, view)
+            and role(local) is Role.SPLIT_BRAIN
+        )
+
+    def _peer_is_primary(self, view: MirrorView) -> bool:
+        return any(
+            role(peer) is Role.PRIMARY and self.observation.alive(peer, view) for peer in view.peers
+        )
+
+    def _resolve_split(self, view: MirrorView) -> None:
+        spec = self.image.spec
+        if not self.call.force:
+            raise SplitBrain(
+                f"{spec} is in split-brain: both sides were written since they last agreed. "
+                "A resync keeps the primary's data and deletes this site's; force it (autoResync) "
+                "if that is right"
+            )
+        if not self._peer_is_primary(view):
+            words = ", ".join(
+                f"{peer.state.name.lower()} ({text(peer)!r}), {'up' if peer.up else 'down'}"
+                for peer in view.peers
+            )
+            raise NoGoodCopyElsewhere(
+                f"{spec} is in split-brain, but no peer is known to be up and primary "
+                f"({words or 'none was ever heard of'}): a resync could delete the only copy; "
+                "promote the site whose data shall live, then ask again"
+            )
+        self._request(view)
+
+    def _request(self, seen: MirrorView) -> None:
+        """Record, then request: the image itself may be gone a moment later."""
+        image = self.image
+        image.record_resync(ResyncRecord(image_id=seen.image_id, requested=int(time.time())))
+        view = image.view()
+        self.observation.note(view)
+        split = self._split(view) or self.call.always
+        if view.image_id != seen.image_id or view.primary or not split:
+            return
+        if not self._peer_is_primary(view):
+            image.record_resync(None)
+            self._resolve_split(view)
+        _log.warning(
+            "resync requested: this image will be deleted and copied anew",
+            image=image.spec.path,
+            cluster=image.spec.cluster,
+            image_id=view.image_id,
+            peers=[f"{peer.state.name}: {peer.description}" for peer in view.peers],
+        )
+        image.resync(view.image_id)
+
+    def _await_ready(self, start: MirrorView) -> bool:
+        """Wait for fresh statuses that show both sides demoted, twice; else it is not ready."""
+        wait = (
+            self.patience.check_interval if start.history.epoch is Epoch.PRIMARY_DEMOTED else _FRESH
+        )
+        since = start.newest_update + wait
+        first: float | None = None
+        view = start
+        while True:
+            settled = self._settled(view, start, since)
+            if settled is None:
+                return False
+            if not settled:
+                first = None
+            elif first is None:
+                first = time.monotonic()
+            elif time.monotonic() - first >= _FRESH:
+                return True
+            if self.patience.until.remaining <= 0:
+                return False
+            time.sleep(POLL)
+            view = self.image.view()
+            self.observation.note(view)
+
+    def _settled(self, view: MirrorView, start: MirrorView, hindsight: Hindsight) -> bool | None:
+        """Judge one reading: settled, not yet, or (``None``) not about to be."""
+        if view.history != start.history or not all_waiting(view):
+            return None
+        if view.history.epoch is Epoch.PRIMARY_DEMOTED:
+            spec = self.image.spec
+            return last_primary_obstacle(spec, view, self.observation, hindsight) is None
+        fresh = start.newest_update + _FRESH
+        return all(each.last_update >= fresh for each in view.statuses)

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""EnableVolumeReplication and DisableVolumeReplication: mirroring of one image on and off."""
+
+from collections.abc import Callable
+from typing import Final
+
+from csi_addons_rbd.replication.errors import (
+    ImageChanged,
+    MirroringDisabling,
+    ModeMismatch,
+    PoolNotMirrored,
+    SecondaryUnhealthy,
+    Unsupported,
+)
+from csi_addons_rbd.replication.model import (
+    EnableCall,
+    MirroredImage,
+    MirrorState,
+    MirrorView,
+    PoolMirroring,
+    SiteState,
+)
+from csi_addons_rbd.replication.observations import Observation
+from csi_addons_rbd.replication.sync_info import Role, role, text
+
+_ENABLED: Final = (MirrorState.ENABLED, MirrorState.CREATING)
+
+
+def enable(image: MirroredImage, view: MirrorView, call: EnableCall) -> None:
+    """Switch mirroring on, unless it is on in the mode asked for.
+
+    Raises:
+        ModeMismatch: it is on in the other mode.
+        MirroringDisabling: it is just being switched off.
+        PoolNotMirrored: pool or namespace are not set to mirror single images.
+        Unsupported: the image is a clone.
+    """
+    if view.state is MirrorState.DISABLING:
+        raise MirroringDisabling(f"mirroring of {image.spec} is being switched off; ask again")
+    if view.state in _ENABLED:
+        if view.mode is not call.mode:
+            raise ModeMismatch(
+                f"{image.spec} is mirrored in {view.mode} mode, mirroringMode asks for "
+                f"{call.mode}; disable replication first to change the mode"
+            )
+        return
+    _require_image_mirroring(image)
+    parent = image.parent()
+    if parent is not None:
+        raise Unsupported(
+            f"{image.spec} is a clone of {parent}, and replication of clones is not built yet; "
+            f"'rbd flatten {image.spec.path}' makes it independent"
+        )
+    image.enable(call.mode)
+    if image.view().state not in _ENABLED:
+        raise ImageChanged(f"mirroring of {image.spec} was enabled, but reads off; ask again")
+
+
+def _require_image_mirroring(image: MirroredImage) -> None:
+    spec = image.spec
+    mirroring = image.pool_mirroring()
+    if mirroring is PoolMirroring.IMAGE:
+        return
+    place = "/".join(part for part in (spec.pool, spec.namespace) if part)
+    raise PoolNotMirrored(
+        f"mirroring of pool {place} on cluster {spec.cluster} is "
+        f"{'off' if mirroring is PoolMirroring.DISABLED else 'set to whole pools'}; "
+        f"set it with 'rbd mirror pool enable {place} image'"
+    )
+
+
+def disable(
+    image: MirroredImage,
+    view: MirrorView,
+    *,
+    force: bool,
+    observation: Observation,
+    clear: Callable[[], None],
+) -> None:
+    """Switch mirroring off, after ``clear``; a half-disabled image is brought to the end.
+
+    A secondary that follows a live primary is left alone: it goes when the primary is disabled.
+
+    Raises:
+        SecondaryUnhealthy: any other secondary, without force.
+        ImageHasDependents: a mirrored clone depends on the image.
+    """
+    if view.state is MirrorState.DISABLED:
+        return
+    if not view.primary and view.state is not MirrorState.DISABLING:
+        fault = _secondary_fault(view, observation)
+        if fault is None:
+            return
+        if not force:
+            raise SecondaryUnhealthy(
+                f"{image.spec} is secondary and {fault}: disabling it here would end its "
+                "replication on one side only; disable the primary, or pass the parameter "
+                "force=true if that site is lost"
+            )
+    clear()
+    image.disable(force=force or not view.primary)
+    if image.view().state is not MirrorState.DISABLED:
+        raise MirroringDisabling(f"mirroring of {image.spec} is being switched off; ask again")
+
+
+def _secondary_fault(view: MirrorView, observation: Observation) -> str | None:
+    """Say why a secondary does not follow a live primary; ``None`` if it does."""
+    local = view.local
+    if local is None:
+        return "rbd-mirror of this site has not spoken of it yet"
+    if not observation.alive(local, view):
+        return "rbd-mirror of this site is down or silent"
+    if local.state is not SiteState.REPLAYING:
+        return f"not replaying: it reads {local.state.name.lower()} ({text(local)!r})"
+    if not any(role(peer) is Role.PRIMARY and observation.alive(peer, view) for peer in view.peers):
+        return "no peer is known to be up and primary"
+    return None

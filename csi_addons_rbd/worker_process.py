@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One worker process: the connection to it, and the calls that wait for its replies."""
+
+import itertools
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Final, Self
+
+import structlog
+
+from csi_addons_rbd.replication.errors import (
+    ClusterUnreachable,
+    DeadlineExceeded,
+    DriverError,
+    Exhausted,
+    WorkerLost,
+)
+from csi_addons_rbd.replication.model import Answer, Ask, Call, Place, Reply
+
+_REAP_SECONDS: Final = 1.0
+"""How long a worker that closed its connection may take to end."""
+_KILL_SECONDS: Final = 0.5
+"""How long the kernel may take to end a killed worker."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """How long one call may take, and whose limit that is."""
+
+    seconds: float
+    until: float
+    """The same as a moment of the monotonic clock."""
+    callers: bool
+    """Whether the caller's deadline is the nearer limit, rather than our own bound."""
+
+    @classmethod
+    def bounded(cls, *, caller: float | None, own: float) -> Self:
+        """Take the nearer of the caller's remaining time and our own bound, in seconds.
+
+        The caller's is cut by up to 0.25 s, so that the answer arrives before its deadline.
+        """
+        callers = None if caller is None else caller - min(0.25, 0.05 * caller)
+        nearer = own if callers is None else min(callers, own)
+        return cls(
+            seconds=nearer,
+            until=time.monotonic() + nearer,
+            callers=callers is not None and callers < own,
+        )
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left, never negative."""
+        return max(0.0, self.until - time.monotonic())
+
+    def over(self, cluster: str) -> DriverError:
+        """Return the error to raise when the wait for this cluster has ended."""
+        if self.callers:
+            return DeadlineExceeded(
+                f"the caller's deadline ended before cluster {cluster} had answered; "
+                "the operation goes on, and a repeated call joins it"
+            )
+        return ClusterUnreachable(
+            f"cluster {cluster} did not answer within {self.seconds:g} s; "
+            "the operation goes on, and a repeated call joins it"
+        )
+
+
+class Worker:
+    """One process and both directions of the connection to it.
+
+    Two threads serve the connection, so that a caller never blocks on it: a worker that does
+    not read any more delays nobody beyond their own time.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        endpoints: frozenset[str],
+        process: SpawnProcess,
+        connection: Connection,
+        limit: int,
+    ) -> None:
+        self.name = name
+        self.endpoints = endpoints
+        self.born = time.monotonic()
+        self.ended: str | None = None
+        """How the process ended; ``None`` while it lives."""
+        self.pid = process.pid
+        self._process = process
+        self._connection = connection
+        self._limit = limit
+        self._free = threading.BoundedSemaphore(limit)
+        self._numbers = itertools.count(1)
+        self._outbox: queue.SimpleQueue[Ask | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._pending: dict[int, Future[Answer | DriverError]] = {}
+        self._buried = threading.Event()
+
+    def watch(self, on_loss: Callable[[Self], None]) -> None:
+        """Start to send and to read; ``on_loss`` is told when the process has ended."""
+        name = f"worker {self.name}"
+        threading.Thread(target=self._send, name=f"{name}, out", daemon=True).start()
+        threading.Thread(
+            target=self._read, args=(on_loss,), name=f"{name}, in", daemon=True
+        ).start()
+
+    def ask(self, call: Call, places: tuple[Place, ...], wait: Wait) -> Answer:
+        """Send one call and wait for its reply, no longer than ``wait``."""
+        cluster = places[0].cluster
+        if not self._free.acquire(blocking=False):
+            raise Exhausted(
+                f"{self._limit} calls to cluster {cluster} are running, which is the limit; "
+                "call again later"
+            )
+        try:
+            answer = self._exchange(call, places, wait)
+        except TimeoutError:
+            raise wait.over(cluster) from None
+        finally:
+            self._free.release()
+        if isinstance(answer, DriverError):
+            raise answer
+        return answer
+
+    def end(self) -> None:
+        """Ask the process to end."""
+        self._process.terminate()
+
+    def wait(self, seconds: float) -> None:
+        """Wait until the process has ended, and kill it when it has not in time."""
+        if not self._buried.wait(seconds):
+            self._process.kill()
+            self._buried.wait(_KILL_SECONDS)
+
+    def lost(self) -> WorkerLost:
+        """Return the error for a call that this worker will not answer."""
+        return WorkerLost(
+            f"the process that talks to cluster {self.name} {self.ended}; what it was doing may "
+            "or may not have happened, and a repeated call finds out"
+        )
+
+    def _exchange(self, call: Call, places: tuple[Place, ...], wait: Wait) -> Answer | DriverError:
+        number, reply = next(self._numbers), Future[Answer | DriverError]()
+        with self._lock:
+            if self.ended is not None:
+                raise self.lost()
+            self._pending[number] = reply
+        call_id = structlog.contextvars.get_contextvars().get("call_id", "")
+        self._outbox.put(
+            Ask(number=number, call_id=call_id, call=call, places=places, seconds=wait.remaining)
+        )
+        try:
+            return reply.result(timeout=wait.remaining)
+        finally:
+            with self._lock:
+                self._pending.pop(number, None)
+
+    def _send(self) -> None:
+        while (ask := self._outbox.get()) is not None:
+            if ask.number not in self._pending:
+                continue  # nobody waits for it any more
+            try:
+                self._connection.send(ask)
+            except OSError:
+                return  # the reading thread finds out why
+
+    def _read(self, on_loss: Callable[[Self], None]) -> None:
+        try:
+            while True:
+                self._resolve(self._connection.recv())
+        except (EOFError, OSError):
+            pass
+        finally:
+            self._bury()
+            on_loss(self)
+
+    def _resolve(self, reply: Reply) -> None:
+        with self._lock:
+            waiting = self._pending.pop(reply.number, None)
+        if waiting is not None:
+            waiting.set_result(reply.answer)
+
+    def _bury(self) -> None:
+        self._process.join(_REAP_SECONDS)
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
+        with self._lock:
+            self.ended = _how(self._process.exitcode)
+            orphans, self._pending = tuple(self._pending.values()), {}
+        for orphan in orphans:
+            orphan.set_exception(self.lost())
+        self._outbox.put(None)
+        self._connection.close()
+        self._buried.set()
+
+
+def _how(exit_code: int | None) -> str:
+    if exit_code is None or exit_code >= 0:
+        return f"ended with exit code {exit_code}"
+    return f"was ended by signal {-exit_code} ({signal.strsignal(-exit_code)})"

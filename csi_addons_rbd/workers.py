@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One worker process per Ceph cluster: spawn, ask, watch, replace.
+
+librbd may crash its process or hang a thread for good, so it never runs in the serving
+process. A worker's death costs only the calls that run on its cluster; the next call spawns
+another one. Nothing is restored, because correctness never rests on a worker's memory.
+
+Two cluster ids that have a monitor in common are one Ceph cluster and share one worker: the
+table that keeps two operations off one image lives there.
+"""
+
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import Connection
+from typing import Final
+
+import structlog
+
+from csi_addons_rbd.config import Config
+from csi_addons_rbd.metrics import Metrics
+from csi_addons_rbd.replication.errors import Unavailable, VolumeNotFound
+from csi_addons_rbd.replication.model import Answer, Call, Place
+from csi_addons_rbd.worker_process import Wait, Worker
+
+_log = structlog.get_logger(__name__)
+_spawning: Final = multiprocessing.get_context("spawn")
+_RESPAWN_SECONDS: Final = 1.0
+"""A cluster gets no second worker within this time, so that a crash loop stays slow."""
+
+
+class Workers:
+    """The workers of this process. Every method may be called from any thread.
+
+    Args:
+        main: What a worker runs; a function of a module, so that the spawned process finds it.
+        config: Handed to every worker.
+        metrics: Counts starts and losses.
+    """
+
+    def __init__(
+        self, main: Callable[[Connection, Config, str], None], config: Config, metrics: Metrics
+    ) -> None:
+        self._main = main
+        self._config = config
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self._workers: list[Worker] = []
+        self._closed = False
+
+    def ask(self, call: Call, places: Iterable[Place], wait: Wait) -> Answer:
+        """Ask the clusters in which the volume may lie, one after another.
+
+        Only proven absence leads on to the next cluster.
+
+        Raises:
+            DriverError: what a worker answered, or why none could.
+        """
+        absent: list[str] = []
+        for of_one_cluster in _by_cluster(places):
+            try:
+                return self._worker(of_one_cluster[0]).ask(call, of_one_cluster, wait)
+            except VolumeNotFound as exc:
+                absent.append(exc.message)
+        raise VolumeNotFound("; ".join(absent))
+
+    def close(self, grace: float) -> None:
+        """End all workers: SIGTERM, and SIGKILL after ``grace`` seconds."""
+        with self._lock:
+            self._closed = True
+            workers = tuple(self._workers)
+        for worker in workers:
+            worker.end()
+        until = time.monotonic() + grace
+        for worker in workers:
+            worker.wait(max(0.0, until - time.monotonic()))
+
+    def _worker(self, place: Place) -> Worker:
+        """Return the living worker of a place's cluster, spawning it if need be."""
+        endpoints = _endpoints(place.monitors)
+        with self._lock:
+            if self._closed:
+                raise Unavailable("the driver is shutting down; call again when it is back")
+            worker = next((each for each in self._workers if each.endpoints & endpoints), None)
+            if worker is None:
+                return self._spawn(place.cluster, endpoints)
+            # monitors come and go; a cluster is still known by those it once had
+            worker.endpoints |= endpoints
+            if worker.ended is None:
+                return worker
+            if time.monotonic() - worker.born < _RESPAWN_SECONDS:
+                raise worker.lost()
+            self._workers.remove(worker)
+            return self._spawn(worker.name, worker.endpoints)
+
+    def _spawn(self, cluster: str, endpoints: frozenset[str]) -> Worker:
+        """Start a worker; the lock is held."""
+        ours, theirs = _spawning.Pipe()
+        process = _spawning.Process(
+            target=self._main, args=(theirs, self._config, cluster), name=f"worker {cluster}"
+        )
+        process.start()
+        # the worker's end must exist only there: its end of file tells of the worker's death
+        theirs.close()
+        worker = Worker(cluster, endpoints, process, ours, self._config.max_calls_per_cluster)
+        worker.watch(self._lost)
+        self._workers.append(worker)
+        self._metrics.worker_starts.labels(cluster).inc()
+        _log.info("a worker was started", cluster=cluster, pid=process.pid)
+        return worker
+
+    def _lost(self, worker: Worker) -> None:
+        if self._closed:
+            return
+        self._metrics.worker_losses.labels(worker.name).inc()
+        _log.error("a worker was lost", cluster=worker.name, pid=worker.pid, how=worker.ended)
+
+
+def run_once(main: Callable[[Connection], None], seconds: float) -> str:
+    """Run ``main`` in a process of its own and return the text that it sends.
+
+    Raises:
+        TimeoutError: nothing came within ``seconds``.
+        EOFError: the process ended without a word.
+    """
+    ours, theirs = _spawning.Pipe()
+    process = _spawning.Process(target=main, args=(theirs,))
+    process.start()
+    theirs.close()
+    try:
+        if not ours.poll(seconds):
+            raise TimeoutError
+        return str(ours.recv())
+    finally:
+        ours.close()
+        process.kill()
+        process.join()
+
+
+def _by_cluster(places: Iterable[Place]) -> Iterator[tuple[Place, ...]]:
+    """Put the places of one Ceph cluster together, in the order in which they come."""
+    rest = tuple(places)
+    while rest:
+        endpoints = _endpoints(rest[0].monitors)
+        yield tuple(each for each in rest if endpoints & _endpoints(each.monitors))
+        rest = tuple(each for each in rest if not endpoints & _endpoints(each.monitors))
+
+
+def _endpoints(monitors: tuple[str, ...]) -> frozenset[str]:
+    """Return host:port of each monitor address, whichever way it is written."""
+    return frozenset(
+        address.strip("[] ").removeprefix("v1:").removeprefix("v2:").partition("/")[0]
+        for monitor in monitors
+        for address in monitor.split(",")
+        if address.strip("[] ")
+    ) or frozenset(monitors)

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One site: its configuration, keys and daemons."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import rados
+
+from lab import processes
+
+DAEMONS: Final = ("mon", "osd", "mgr", "rbd-mirror")
+PROVISIONER: Final = "csi-rbd-provisioner"
+_CLI_BOUND: Final = 60
+_START_BOUND: Final = 60
+_LOG_LINES: Final = 15
+
+_CONF: Final = """\
+[global]
+fsid = {fsid}
+mon host = v2:127.0.0.1:{port}
+public addr = 127.0.0.1
+cluster addr = 127.0.0.1
+run dir = {home}
+admin socket =
+log file = {home}/$name.log
+pid file =
+keyring = {home}/keyring
+mon data = {home}/mon.data
+mgr data = {home}/mgr.data
+osd data = {home}/osd.data
+osd objectstore = memstore
+memstore device bytes = 2G
+osd pool default size = 1
+osd pool default min size = 1
+osd pool default pg num = 8
+osd pool default pgp num = 8
+osd crush chooseleaf type = 0
+mon allow pool size one = true
+mon warn on pool no redundancy = false
+mon data avail warn = 1
+mon data avail crit = 1
+auth allow insecure global id reclaim = false
+mgr initial modules = rbd_support
+# a change of state shows within seconds rather than half a minute
+rbd mirror pool replayers refresh interval = 2
+rbd mirror image state check interval = {check_interval}
+rbd mirror leader heartbeat interval = 1
+"""
+CHECK_INTERVAL: Final = 5
+"""``rbd_mirror_image_state_check_interval`` of both sites, in seconds."""
+
+_KEYS: Final = {
+    "mon.": {"mon": "allow *"},
+    "client.admin": {"mon": "allow *", "osd": "allow *", "mgr": "allow *"},
+    "mgr.x": {"mon": "allow profile mgr", "osd": "allow *", "mds": "allow *"},
+    "osd.0": {"mon": "allow profile osd", "mgr": "allow profile osd", "osd": "allow *"},
+    "client.rbd-mirror": {"mon": "profile rbd-mirror", "osd": "profile rbd"},
+    # what the driver gets, as Rook gives it to ceph-csi's provisioner
+    f"client.{PROVISIONER}": {"mon": "profile rbd", "osd": "profile rbd", "mgr": "allow rw"},
+}
+
+
+class LabError(Exception):
+    """The lab cannot do what was asked; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """One site of a lab that is up."""
+
+    name: str
+    home: Path
+    ceph_conf: Path
+    monitors: tuple[str, ...]
+    fsid: str
+    cluster_id: str
+    pool: str
+    pool_id: int
+    config_dir: Path
+    secrets: dict[str, str] = field(repr=False)
+    """What the driver gets: ``userID`` and ``userKey`` of a least-privilege user."""
+
+    def ceph(self, *arguments: str) -> str:
+        """Run ``ceph`` with an administrator's rights and return what it prints."""
+        return run(self.home, "ceph", *arguments)
+
+    def rbd(self, *arguments: str) -> str:
+        """Run ``rbd`` with an administrator's rights and return what it prints."""
+        return run(self.home, "rbd", *arguments)
+
+    @contextmanager
+    def connect(self) -> Iterator[rados.Rados]:
+        """Lend an administrator's connection, independent of every driver's."""
+        cluster = rados.Rados(conffile=str(self.ceph_conf), rados_id="admin")
+        cluster.connect()
+        try:
+            yield cluster
+        finally:
+            cluster.shutdown()
+
+    @contextmanager
+    def ioctx(self, namespace: str = "") -> Iterator[rados.Ioctx]:
+        """Lend the site's mirrored pool."""
+        with self.connect() as cluster, cluster.open_ioctx(self.pool) as ioctx:
+            ioctx.set_namespace(namespace)
+            yield ioctx
+
+    def pids(self) -> dict[str, int | None]:
+        """Return each daemon's pid, ``None`` when it does not run."""
+        return {daemon: processes.pid_of(self.home, daemon) for daemon in DAEMONS}
+
+    def signal(self, daemon: str, number: signal.Signals) -> None:
+        """Send a signal to one daemon, such as SIGSTOP and SIGCONT to freeze and thaw it."""
+        processes.send(self.home, daemon, number)
+
+    def kill(self, *daemons: str) -> None:
+        """End daemons (all of them by default) as a lost site would, but for the OSD.
+
+        memstore keeps its data in memory and writes it out only on an orderly end, so the
+        OSD gets SIGTERM, and gets it first: what comes back is what was there.
+        """
+        chosen = daemons or ("osd", "rbd-mirror", "mgr", "mon")
+        for daemon in sorted(chosen, key=lambda each: each != "osd"):
+            first = signal.SIGTERM if daemon == "osd" else signal.SIGKILL
+            processes.end(self.home, daemon, first=first, patience=20)
+
+    def start(self, *daemons: str) -> None:
+        """Start daemons (all of them by default) and wait until the site serves."""
+        for daemon in daemons or DAEMONS:
+            if processes.pid_of(self.home, daemon) is None:
+                start_daemon(self.home, daemon)
+        wait_until(self.home, lambda: "HEALTH_ERR" not in self.ceph("health"), "serve")
+
+
+def build(home: Path, *, name: str, pool: str, extra_pool: bool) -> Site:
+    """Make one site from nothing: monitor, OSD, manager and a pool ready to be mirrored."""
+    home.mkdir(parents=True, mode=0o700)
+    fsid, port = str(uuid.uuid4()), free_port()
+    (home / "ceph.conf").write_text(
+        _CONF.format(fsid=fsid, port=port, home=home, check_interval=CHECK_INTERVAL)
+    )
+    key = _make_keys(home)
+    _make_monitor(home, fsid, port)
+    start_daemon(home, "mon")
+    _make_osd(home)
+    start_daemon(home, "osd")
+    start_daemon(home, "mgr")
+    wait_until(home, lambda: "HEALTH_OK" in run(home, "ceph", "health"), "become healthy")
+    if extra_pool:
+        run(home, "ceph", "osd", "pool", "create", "other")
+    run(home, "ceph", "osd", "pool", "create", pool)
+    run(home, "rbd", "pool", "init", pool)
+    run(home, "rbd", "mirror", "pool", "enable", pool, "image", "--site-name", name)
+    pools = {
+        each["poolname"]: each["poolnum"]
+        for each in json.loads(run(home, "ceph", "osd", "lspools", "--format", "json"))
+    }
+    return Site(
+        name=name,
+        home=home,
+        ceph_conf=home / "ceph.conf",
+        monitors=(f"v2:127.0.0.1:{port}",),
+        fsid=fsid,
+        cluster_id=f"site-{name}",
+        pool=pool,
+        pool_id=pools[pool],
+        config_dir=home / "ceph-csi-config",
+        secrets={"userID": PROVISIONER, "userKey": key},
+    )
+
+
+def start_daemon(home: Path, daemon: str) -> None:
+    """Start one daemon of a site in the foreground mode, so that its pid is known."""
+    conf = str(home / "ceph.conf")
+    argv = {
+        "mon": ["ceph-mon", "-f", "-c", conf, "-i", "a"],
+        "osd": ["ceph-osd", "-f", "-c", conf, "-i", "0"],
+        "mgr": ["ceph-mgr", "-f", "-c", conf, "-i", "x"],
+        "rbd-mirror": ["rbd-mirror", "-f", "-c", conf, "-n", "client.rbd-mirror"],
+    }[daemon]
+    # rbd-mirror finds its own cluster only through the environment, whatever -c says
+    processes.start(argv, home=home, name=daemon, env={"CEPH_CONF": conf})
+
+
+def run(home: Path, *argv: str) -> str:
+    """Run a Ceph tool against a site; raises LabError with what it said."""
+    try:
+        done = subprocess.run(
+            argv,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=_CLI_BOUND,
+            env={**os.environ, "CEPH_CONF": str(home / "ceph.conf")},
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise LabError(
+            f"{home.name}: '{' '.join(argv)}' did not end within {_CLI_BOUND} s\n{log_ends(home)}"
+        ) from exc
+    if done.returncode != 0:
+        raise LabError(f"{home.name}: '{' '.join(argv)}' failed: {done.stderr.strip()}")
+    return done.stdout
+
+
+def wait_until(home: Path, done: Callable[[], bool], what: str) -> None:
+    """Look until something is so; says which daemon is missing when it never comes."""
+    deadline = time.monotonic() + _START_BOUND
+    while not done():
+        if time.monotonic() > deadline:
+            raise LabError(f"{home.name} did not {what} in {_START_BOUND} s\n{log_ends(home)}")
+        time.sleep(0.3)
+
+
+def log_ends(home: Path) -> str:
+    """Return which daemons run, and the end of the logs of those that do not."""
+    text = []
+    for daemon in DAEMONS:
+        log = home / f"{daemon}.out"
+        if processes.pid_of(home, daemon) is not None or not log.exists():
+            continue
+        lines = log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+        text.append(f"{home.name}: {daemon} does not run; the end of {log}:")
+        text += [f"    {line}" for line in lines]
+    return "\n".join(text) or f"{home.name}: all daemons started run"
+
+
+def require_tools() -> None:
+    """Say which packages to install when a tool is missing."""
+    tools = ("ceph-mon", "ceph-osd", "ceph-mgr", "rbd-mirror", "ceph", "rbd", "monmaptool")
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if missing:
+        raise LabError(
+            f"missing here: {', '.join(missing)}; install ceph-mon ceph-osd ceph-mgr ceph-base "
+            "ceph-common rbd-mirror ('make setup' does)"
+        )
+
+
+def _make_keys(home: Path) -> str:
+    """Make every key of the site; return the provisioner's."""
+    keyring = str(home / "keyring")
+    for name, caps in _KEYS.items():
+        arguments = [part for service, cap in caps.items() for part in ("--cap", service, cap)]
+        create = [] if (home / "keyring").exists() else ["--create-keyring"]
+        run(home, "ceph-authtool", keyring, *create, "--gen-key", "-n", name, *arguments)
+    printed = run(home, "ceph-authtool", keyring, "-n", f"client.{PROVISIONER}", "--print-key")
+    return printed.strip()
+
+
+def _make_monitor(home: Path, fsid: str, port: int) -> None:
+    monmap, keyring, conf = str(home / "monmap"), str(home / "keyring"), str(home / "ceph.conf")
+    address = f"[v2:127.0.0.1:{port}]"
+    run(home, "monmaptool", "--create", "--fsid", fsid, "--addv", "a", address, monmap)
+    run(home, "ceph-mon", "-c", conf, "--mkfs", "-i", "a", "--monmap", monmap, "--keyring", keyring)
+
+
+def _make_osd(home: Path) -> None:
+    identity = str(uuid.uuid4())
+    run(home, "ceph", "osd", "new", identity)
+    run(home, "ceph", "auth", "import", "-i", str(home / "keyring"))
+    (home / "osd.data").mkdir()
+    run(
+        home, "ceph-osd", "-c", str(home / "ceph.conf"), "-i", "0", "--mkfs", "--osd-uuid", identity
+    )
+    run(home, "ceph", "osd", "crush", "add", "osd.0", "1", "host=lab", "root=default")
+
+
+def free_port() -> int:
+    """Return a free port below the range from which the kernel takes ports by itself."""
+    for _ in range(100):
+        port = random.randrange(20_000, 32_000)  # noqa: S311 - spreads labs, hides nothing
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise LabError("no free port between 20000 and 32000 on 127.0.0.1")
