@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Final
 
-from csi_addons_rbd.config import Config, ConfigError, ProbeConfig, parse, version
+from csi_addons_rbd.command_line import ConfigError, parse
+from csi_addons_rbd.config import Config, ProbeConfig, version
 
 if TYPE_CHECKING:
     from csi_addons_rbd.api.server import Server

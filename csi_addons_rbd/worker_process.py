@@ -24,6 +24,7 @@ from csi_addons_rbd.replication.errors import (
 )
 from csi_addons_rbd.replication.model import Answer, Ask, Call, Place, Reply
 
+_log = structlog.get_logger(__name__)
 _REAP_SECONDS: Final = 1.0
 """How long a worker that closed its connection may take to end."""
 _KILL_SECONDS: Final = 0.5
@@ -101,14 +102,14 @@ class Worker:
         self._outbox: queue.SimpleQueue[Ask | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._pending: dict[int, Future[Answer | DriverError]] = {}
+        self._sender = threading.Thread(target=self._send, name=f"worker {name}, out", daemon=True)
         self._buried = threading.Event()
 
     def watch(self, on_loss: Callable[[Self], None]) -> None:
         """Start to send and to read; ``on_loss`` is told when the process has ended."""
-        name = f"worker {self.name}"
-        threading.Thread(target=self._send, name=f"{name}, out", daemon=True).start()
+        self._sender.start()
         threading.Thread(
-            target=self._read, args=(on_loss,), name=f"{name}, in", daemon=True
+            target=self._read, args=(on_loss,), name=f"worker {self.name}, in", daemon=True
         ).start()
 
     def ask(self, call: Call, places: tuple[Place, ...], wait: Wait) -> Answer:
@@ -177,6 +178,8 @@ class Worker:
                 self._resolve(self._connection.recv())
         except (EOFError, OSError):
             pass
+        except Exception:  # noqa: BLE001 - unpickling may raise anything
+            _log.exception("a worker sent what is no reply", cluster=self.name)
         finally:
             self._bury()
             on_loss(self)
@@ -197,7 +200,9 @@ class Worker:
             orphans, self._pending = tuple(self._pending.values()), {}
         for orphan in orphans:
             orphan.set_exception(self.lost())
+        # never close under a thread that sends: its descriptor may be another file by then
         self._outbox.put(None)
+        self._sender.join()
         self._connection.close()
         self._buried.set()
 

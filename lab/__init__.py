@@ -5,8 +5,8 @@ Each site is one monitor, one manager, one OSD on memstore and one rbd-mirror, a
 127.0.0.1. Tests, demo and benchmarks use this lab; it is no part of the driver.
 """
 
-from lab.mirrored import Lab, LabError
-from lab.site import DAEMONS, Site
+from lab.mirrored import Lab
+from lab.site import CHECK_INTERVAL, DAEMONS, LabError, Site
 from lab.volumes import Volume
 
-__all__ = ["DAEMONS", "Lab", "LabError", "Site", "Volume"]
+__all__ = ["CHECK_INTERVAL", "DAEMONS", "Lab", "LabError", "Site", "Volume"]

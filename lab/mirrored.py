@@ -2,6 +2,7 @@
 """The lab: two sites, each mirroring the other's pool, and the files a driver there reads."""
 
 import json
+import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -168,5 +169,4 @@ def _write_config(site: Site, peer: Site) -> None:
 def _end(directory: Path) -> None:
     for name in SITES:
         for daemon in reversed(DAEMONS):
-            first = processes.signal.SIGTERM
-            processes.end(directory / name, daemon, first=first, patience=5)
+            processes.end(directory / name, daemon, first=signal.SIGTERM, patience=5)

@@ -66,8 +66,9 @@ def _pid_file(home: Path, name: str) -> Path:
 
 
 def _runs(pid: int, home: Path) -> bool:
-    """Tell a daemon of this home from a process that got the same pid later; no zombies."""
+    """Tell a daemon of this home from a process that got the same pid later, or a zombie."""
     try:
-        return os.fsencode(home) in Path(f"/proc/{pid}/environ").read_bytes()
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except (FileNotFoundError, ProcessLookupError):
         return False
+    return os.fsencode(home / "ceph.conf") in words

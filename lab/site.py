@@ -42,6 +42,14 @@ mgr data = {home}/mgr.data
 osd data = {home}/osd.data
 osd objectstore = memstore
 memstore device bytes = 2G
+# an orderly end writes the memory out; a fast one would lose it
+osd fast shutdown = false
+osd mon shutdown timeout = 1
+osd pool default pg autoscale mode = off
+ms bind msgr1 = false
+crash dir = {home}
+# how long the monitor gathers changes before it writes them down (default 1 s)
+paxos propose interval = 0.05
 osd pool default size = 1
 osd pool default min size = 1
 osd pool default pg num = 8
@@ -141,7 +149,13 @@ class Site:
         for daemon in daemons or DAEMONS:
             if processes.pid_of(self.home, daemon) is None:
                 start_daemon(self.home, daemon)
-        wait_until(self.home, lambda: "HEALTH_ERR" not in self.ceph("health"), "serve")
+        wait_until(self.home, self._serves, "serve")
+
+    def _serves(self) -> bool:
+        """Tell whether every placement group is there: a restarted OSD needs a moment."""
+        groups = json.loads(self.ceph("pg", "stat", "--format", "json"))["pg_summary"]
+        states = groups["num_pg_by_state"]
+        return bool(states) and all(state["name"] == "active+clean" for state in states)
 
 
 def build(home: Path, *, name: str, pool: str, extra_pool: bool) -> Site:
@@ -203,7 +217,7 @@ def run(home: Path, *argv: str) -> str:
             capture_output=True,
             text=True,
             timeout=_CLI_BOUND,
-            env={**os.environ, "CEPH_CONF": str(home / "ceph.conf")},
+            env={**os.environ, "CEPH_ARGS": "", "CEPH_CONF": str(home / "ceph.conf")},
         )
     except subprocess.TimeoutExpired as exc:
         raise LabError(
@@ -218,9 +232,15 @@ def wait_until(home: Path, done: Callable[[], bool], what: str) -> None:
     """Look until something is so; says which daemon is missing when it never comes."""
     deadline = time.monotonic() + _START_BOUND
     while not done():
-        if time.monotonic() > deadline:
-            raise LabError(f"{home.name} did not {what} in {_START_BOUND} s\n{log_ends(home)}")
+        if time.monotonic() > deadline or _dead(home):
+            raise LabError(f"{home.name} did not {what}\n{log_ends(home)}")
         time.sleep(0.3)
+
+
+def _dead(home: Path) -> bool:
+    """Tell whether a daemon that was started has ended by itself."""
+    started = (daemon for daemon in DAEMONS if (home / f"{daemon}.pid").exists())
+    return any(processes.pid_of(home, daemon) is None for daemon in started)
 
 
 def log_ends(home: Path) -> str:

@@ -28,7 +28,7 @@ def _is_secret(field: FieldDescriptor) -> bool:
     )
 
 
-def _plain(value: Any) -> object:  # noqa: ANN401 - a field's value may be of any type
+def _plain(value: Any) -> object:
     if isinstance(value, Message):
         return render(value)
     if isinstance(value, str | bytes | int | float):

@@ -20,8 +20,9 @@ Journal mode has no schedule: its two keys are ignored with a warning.
 """
 
 import base64
-import binascii
+import math
 import re
+import struct
 from collections.abc import Mapping
 from datetime import datetime, time
 from enum import StrEnum
@@ -74,6 +75,10 @@ _START: Final = re.compile(
     re.ASCII,
 )
 _START_ACCEPTED: Final = "ISO 8601, such as 14:30:00+02:00 or 2030-01-31T14:30:00Z"
+_KEY_HEAD: Final = struct.Struct("<HIIH")
+"""Head of a cephx key: kind, seconds and nanoseconds of its making, length of what follows."""
+_KEY_LEAST: Final = {1: 16, 2: 32}
+"""Bytes of an AES key, and of an AES256 key (Ceph 20)."""
 _TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE: Final = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 _SHOWN: Final = 80
@@ -202,14 +207,26 @@ def _credentials(secrets: Mapping[str, str]) -> Credentials:
             "userID of the secret is not the name of a cephx user; accepted is the name without "
             "'client.' and without spaces"
         )
-    try:
-        base64.b64decode(key, validate=True)
-    except (binascii.Error, ValueError):
+    if not _is_cephx_key(key):
         raise Unauthenticated(
             "userKey of the secret is not a cephx key; accepted is the base64 text that "
             "'ceph auth get-key' prints"
-        ) from None
+        )
     return Credentials(user=user, key=key)
+
+
+def _is_cephx_key(text: str) -> bool:
+    """Tell whether librados can decode a key; one that it cannot, it prints to stderr."""
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except ValueError:
+        return False
+    if len(raw) < _KEY_HEAD.size:
+        return False
+    kind: int
+    length: int
+    kind, _, _, length = _KEY_HEAD.unpack_from(raw)
+    return length >= _KEY_LEAST.get(kind, math.inf) and length == len(raw) - _KEY_HEAD.size
 
 
 def _parameters(parameters: _Parameters) -> _Parameters:

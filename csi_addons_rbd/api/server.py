@@ -5,7 +5,6 @@ A synchronous server on a pool of threads: librbd has no asynchronous form of th
 matter here, so one plain function a call says best what happens.
 """
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -97,6 +96,5 @@ class Server:
         Handlers that still hang are left behind: only the end of the process ends those.
         """
         self._health.enter_graceful_shutdown()
-        stopped: threading.Event = self._server.stop(grace)
-        stopped.wait(grace + 0.5)
+        self._server.stop(grace).wait(grace + 0.5)
         self._socket.remove()

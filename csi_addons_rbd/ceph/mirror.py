@@ -89,7 +89,7 @@ class CephImage:
                     "disable replication of its clones first"
                 ) from exc
             if switched_on & image.features():
-                image.update_features(switched_on & image.features(), False)
+                image.update_features(switched_on & image.features(), enabled=False)
 
     def promote(self, *, force: bool) -> bool:
         """Promote; ``False`` when librbd refuses for the time being."""
@@ -185,7 +185,7 @@ class CephImage:
             if image.features() & feature:
                 continue
             try:
-                image.update_features(feature, True)
+                image.update_features(feature, enabled=True)
             except (rbd.InvalidArgument, rbd.OperationNotSupported) as exc:
                 raise FeaturesMissing(
                     f"{self.spec} lacks the feature {name}, which journal mode needs, and it "

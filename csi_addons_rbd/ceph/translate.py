@@ -31,8 +31,7 @@ _TABLE: Final[dict[int, tuple[type[DriverError], str]]] = {
     errno.EACCES: (Unauthenticated, "cephx refuses userID or userKey; check the secret"),
     errno.EPERM: (
         PermissionDenied,
-        "the user's caps do not allow it; needed are mon 'profile rbd', "
-        "osd 'profile rbd' on this pool and mgr 'profile rbd' or 'allow rw'",
+        "the user's caps do not allow it; needed are 'profile rbd' for mon, osd and mgr",
     ),
     errno.ETIMEDOUT: (ClusterUnreachable, "the cluster does not answer; see its health"),
     errno.ENOTCONN: (ClusterUnreachable, "the connection was lost; ask again"),

@@ -57,10 +57,18 @@ def read_view(ioctx: rados.Ioctx, image: rbd.Image) -> MirrorView:
         mode=mode,
         primary=info["primary"],
         image_id=image_id,
-        local=_site_status("", status) if status.get("last_update") else None,
+        local=_local_status(status),
         peers=tuple(_site_status(peer["mirror_uuid"], peer) for peer in status["remote_statuses"]),
         history=_journal_history(ioctx, image_id) if journal else _snapshot_history(image),
     )
+
+
+def _local_status(status: Mapping[str, Any]) -> SiteStatus | None:
+    """Read the local part; before the first status it is not there, or of the year 1970."""
+    if "last_update" not in status:
+        return None
+    local = _site_status("", status)
+    return local if local.last_update else None
 
 
 def _site_status(site: str, status: Mapping[str, Any]) -> SiteStatus:

@@ -8,8 +8,10 @@ call reads the state from the image.
 
 import os
 import signal
+import sys
 import threading
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import rados
 import rbd
@@ -36,9 +38,9 @@ def main(connection: Connection, config: Config, name: str) -> None:
     """Serve until the serving process is gone."""
     # it decides when this process ends; a terminal's Ctrl-C reaches the whole group
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _silence_librados()
     configure(level=config.log_level, style=config.log_format)
-    structlog.contextvars.bind_contextvars(worker=name)
-    Worker(connection, config).serve()
+    Worker(connection, config, name).serve()
 
 
 def describe(connection: Connection) -> None:
@@ -51,11 +53,22 @@ def describe(connection: Connection) -> None:
     )
 
 
+def _silence_librados() -> None:
+    """Keep standard error for the log alone.
+
+    librados prints there what it is told not to, such as a key that cephx cannot decode.
+    """
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+
+
 class Worker:
     """Carries out what the serving process asks over one connection."""
 
-    def __init__(self, connection: Connection, config: Config) -> None:
+    def __init__(self, connection: Connection, config: Config, name: str) -> None:
         self._connection = connection
+        self._name = name
         self._sending = threading.Lock()
         # calls that outlive their callers still run: room for as many again
         self._free = threading.BoundedSemaphore(2 * config.max_calls_per_cluster)
@@ -86,12 +99,12 @@ class Worker:
             self._free.release()
 
     def _outcome(self, ask: Ask) -> Answer | DriverError:
-        with structlog.contextvars.bound_contextvars(call_id=ask.call_id):
+        with structlog.contextvars.bound_contextvars(worker=self._name, call_id=ask.call_id):
             try:
                 return self._answer(ask)
             except DriverError as exc:
                 return exc
-            except Exception:
+            except Exception:  # noqa: BLE001 - whatever it is, the caller gets an answer
                 _log.exception("a fault of the driver", call=ask.call.name)
                 return InternalError("an internal error of the driver; its log has the details")
 

@@ -63,7 +63,7 @@ class Call:
 
     @property
     def name(self) -> str:
-        """The operation's name in messages: ``promote``, ``resync``…"""
+        """The operation's name in messages, such as ``promote``."""
         return type(self).__name__.removesuffix("Call").lower()
 
     @property
@@ -264,6 +264,8 @@ class ResyncRecord:
     """Id of the image that the resync deletes."""
     requested: int
     """When, in Unix seconds of the driver's clock; for people only."""
+    sent: bool
+    """Whether librbd has taken the request; false when a crash may have come between."""
 
 
 # --- what is answered ---------------------------------------------------------------------

@@ -6,12 +6,13 @@ mean that both sides are demoted and nothing is missing here.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
 
 from csi_addons_rbd.replication.errors import (
+    ImageChanged,
     IsPrimary,
     MirrorDaemonDown,
     NoGoodCopyElsewhere,
@@ -54,31 +55,33 @@ class Resync:
             raise IsPrimary(f"{self.image.spec} is primary; demote it before a resync")
         record = self.image.resync_record()
         if record is not None and self._under_way(view, record):
+            if view.local is not None:
+                self._require_daemon(view)
             return False
         if self._split(view):
             self._resolve_split(view)
             return False
-        if view.local is None or not self.observation.alive(view.local, view):
-            raise MirrorDaemonDown(
-                f"rbd-mirror of this site is down or silent about {self.image.spec}; nothing "
-                "can be copied without it; start it"
-            )
+        self._require_daemon(view)
         if view.history.epoch in (Epoch.NON_PRIMARY_DEMOTED, Epoch.PRIMARY_DEMOTED):
             return self._await_ready(view)
         if self.call.always and self.call.force and record is None and self._peer_is_primary(view):
             self._request(view)
         return False
 
-    def _under_way(self, view: MirrorView, record: ResyncRecord) -> bool:
-        """Tell whether the resync on record is not over: it must never be started again.
+    def _require_daemon(self, view: MirrorView) -> None:
+        if view.local is None or not self.observation.alive(view.local, view):
+            raise MirrorDaemonDown(
+                f"rbd-mirror of this site is down or silent about {self.image.spec}; nothing "
+                "can be copied without it; start it"
+            )
 
-        A record whose image still stands unchanged and in split-brain was written just before
-        a crash, or is about to be carried out; asking again for *that* image is harmless.
-        """
+    def _under_way(self, view: MirrorView, record: ResyncRecord) -> bool:
+        """Tell whether the resync on record is not over: it must never be started again."""
         if view.image_id == record.image_id:
-            return not self._split(view)
-        copying = view.local is not None and sync_report(view.local).syncing
-        return view.state is MirrorState.CREATING or not view.history.complete or copying
+            # not sent: a crash came between; the evidence is judged anew
+            return record.sent
+        new = view.state is MirrorState.CREATING or not view.history.complete
+        return new or view.local is None or sync_report(view.local).syncing
 
     def _split(self, view: MirrorView) -> bool:
         local = view.local
@@ -114,17 +117,19 @@ class Resync:
         self._request(view)
 
     def _request(self, seen: MirrorView) -> None:
-        """Record, then request: the image itself may be gone a moment later."""
+        """Record, look again, then request: the image itself may be gone a moment later."""
         image = self.image
-        image.record_resync(ResyncRecord(image_id=seen.image_id, requested=int(time.time())))
+        record = ResyncRecord(image_id=seen.image_id, requested=int(time.time()), sent=False)
+        image.record_resync(record)
         view = image.view()
         self.observation.note(view)
-        split = self._split(view) or self.call.always
-        if view.image_id != seen.image_id or view.primary or not split:
-            return
-        if not self._peer_is_primary(view):
+        wanted = self._split(view) or (self.call.always and not view.primary)
+        if view.image_id != seen.image_id or not wanted or not self._peer_is_primary(view):
             image.record_resync(None)
-            self._resolve_split(view)
+            raise ImageChanged(
+                f"{image.spec} or its peer changed while a resync was decided; nothing was done; "
+                "ask again"
+            )
         _log.warning(
             "resync requested: this image will be deleted and copied anew",
             image=image.spec.path,
@@ -133,17 +138,16 @@ class Resync:
             peers=[f"{peer.state.name}: {peer.description}" for peer in view.peers],
         )
         image.resync(view.image_id)
+        image.record_resync(replace(record, sent=True))
 
     def _await_ready(self, start: MirrorView) -> bool:
         """Wait for fresh statuses that show both sides demoted, twice; else it is not ready."""
-        wait = (
-            self.patience.check_interval if start.history.epoch is Epoch.PRIMARY_DEMOTED else _FRESH
-        )
-        since = start.newest_update + wait
+        hindsight = Hindsight(self.patience.check_interval)
         first: float | None = None
         view = start
         while True:
-            settled = self._settled(view, start, since)
+            hindsight.note(view)
+            settled = self._settled(view, start, hindsight)
             if settled is None:
                 return False
             if not settled:

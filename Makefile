@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target sets up what it needs. The commands themselves stand in tox.ini.
+
+TOX := .venv/bin/tox run --quiet -e
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint typing protos drift unit ceph clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what is missing (Debian packages) and make .venv
+	@scripts/setup
+
+demo: setup ## Watch a volume replicate, fail over and survive, on two real Ceph sites
+	@.venv/bin/python -m demo
+
+test: setup ## Run everything: lint, typing, stubs, unit tests, calls on two real Ceph sites
+	@$(TOX) lint,typing,drift,unit,ceph
+
+lint typing drift unit ceph: setup
+	@$(TOX) $@
+
+lint: ## Style, spelling, import contracts
+typing: ## mypy, strict
+drift: ## Are the stubs those of protos/?
+unit: ## Tests that need no Ceph
+ceph: ## The calls on two real Ceph sites
+
+protos: setup ## Write the stubs of protos/ anew
+	@scripts/protos
+
+clean: ## Remove what set-up and tests made
+	rm -rf .venv .tox .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Around a call: statuses, reasons, admission, logs and metrics, over a real socket."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import ErrorInfo
+from grpc_status import rpc_status
+from prometheus_client import generate_latest
+from structlog.testing import capture_logs
+
+from csi_addons_rbd._proto import replication_pb2 as pb
+from csi_addons_rbd._proto import replication_pb2_grpc
+from csi_addons_rbd.api.interceptor import CODES, STATUSES, CallInterceptor, status_of
+from csi_addons_rbd.metrics import Metrics
+from csi_addons_rbd.replication import errors
+
+_METHOD = "/replication.Controller/DemoteVolume"
+
+
+def subclasses(root: type[errors.DriverError]) -> Iterator[type[errors.DriverError]]:
+    """Walk the whole hierarchy below a class."""
+    for each in root.__subclasses__():
+        yield each
+        yield from subclasses(each)
+
+
+_ERRORS = tuple(dict.fromkeys(subclasses(errors.DriverError)))
+
+
+class Scripted(replication_pb2_grpc.ControllerServicer):
+    """Does in DemoteVolume what a test wants."""
+
+    def __init__(self) -> None:
+        self.act: Callable[[], Any] = pb.DemoteVolumeResponse
+
+    def DemoteVolume(  # noqa: N802 - gRPC's name
+        self, request: pb.DemoteVolumeRequest, context: grpc.ServicerContext
+    ) -> Any:
+        """Act."""
+        del request, context
+        return self.act()
+
+
+class Running:
+    """A server with the interceptor, and a client of it."""
+
+    def __init__(self, socket: Path, *, max_calls: int) -> None:
+        self.metrics = Metrics(version="0", driver_name="rbd.test")
+        self.service = Scripted()
+        interceptor = CallInterceptor(domain="rbd.test", max_calls=max_calls, metrics=self.metrics)
+        self.server = grpc.server(ThreadPoolExecutor(8), interceptors=[interceptor])
+        replication_pb2_grpc.add_ControllerServicer_to_server(self.service, self.server)
+        self.server.add_insecure_port(f"unix://{socket}")
+        self.server.start()
+        self.channel = grpc.insecure_channel(f"unix://{socket}")
+        self.stub = replication_pb2_grpc.ControllerStub(self.channel)
+
+    def demote(self) -> pb.DemoteVolumeResponse:
+        """Call."""
+        response: pb.DemoteVolumeResponse = self.stub.DemoteVolume(
+            pb.DemoteVolumeRequest(secrets={"userKey": "verysecret"}), timeout=10
+        )
+        return response
+
+    def fail(self, error: Exception) -> Any:
+        """Call a handler that raises this, and return what the client catches."""
+
+        def act() -> None:
+            raise error
+
+        self.service.act = act
+        with pytest.raises(grpc.RpcError) as caught:
+            self.demote()
+        return caught.value
+
+    def sample(self, series: str) -> float:
+        """Return the value of one series."""
+        lines = generate_latest(self.metrics.registry).decode().splitlines()
+        return next(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(series))
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    """Run the server for one test."""
+    running = Running(tmp_path / "s", max_calls=2)
+    yield running
+    running.channel.close()
+    running.server.stop(0).wait()
+
+
+def info_of(error: Any) -> ErrorInfo:
+    """Return the machine-readable part of an error."""
+    status = rpc_status.from_call(error)
+    info = ErrorInfo()
+    assert status.details[0].Unpack(info)
+    return info
+
+
+@pytest.mark.parametrize("error", _ERRORS)
+def test_every_error_has_a_status(error: type[errors.DriverError]) -> None:
+    """Each class has a row, its own or that of a parent other than the root."""
+    rows = [each for each in error.__mro__ if each in STATUSES]
+    assert rows
+    assert rows[0] is not errors.DriverError
+    assert status_of(error("x")) is STATUSES[rows[0]]
+
+
+def test_no_unknown() -> None:
+    """UNKNOWN is no code of ours, and no two rows are left unused."""
+    assert grpc.StatusCode.UNKNOWN not in CODES
+    assert set(STATUSES) <= set(_ERRORS)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.InvalidHandle, grpc.StatusCode.INVALID_ARGUMENT),
+        (errors.VolumeNotFound, grpc.StatusCode.NOT_FOUND),
+        (errors.SplitBrain, grpc.StatusCode.FAILED_PRECONDITION),
+        (errors.OperationRunning, grpc.StatusCode.ABORTED),
+        (errors.Unauthenticated, grpc.StatusCode.UNAUTHENTICATED),
+        (errors.PermissionDenied, grpc.StatusCode.PERMISSION_DENIED),
+        (errors.WorkerLost, grpc.StatusCode.UNAVAILABLE),
+        (errors.DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED),
+        (errors.Exhausted, grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (errors.Unsupported, grpc.StatusCode.UNIMPLEMENTED),
+    ],
+)
+def test_error_on_the_wire(
+    running: Running, error: type[errors.DriverError], code: grpc.StatusCode
+) -> None:
+    """The client gets the code, our text, and a reason that tools can read."""
+    caught = running.fail(error("what was seen"))
+    assert (caught.code(), caught.details()) == (code, "what was seen")
+    info = info_of(caught)
+    assert (info.reason, info.domain) == (error.reason, "rbd.test")
+    assert info.metadata["call_id"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("inner words"), errors.InternalError("inner words"), errors.DriverError("x")],
+)
+def test_faults_are_internal(running: Running, error: Exception) -> None:
+    """A fault of ours is INTERNAL with a fixed text; the log has the rest, under the call id."""
+    with capture_logs() as logs:
+        caught = running.fail(error)
+    assert caught.code() is grpc.StatusCode.INTERNAL
+    assert "inner words" not in caught.details()
+    assert info_of(caught).metadata["call_id"] in caught.details()
+    assert [each["log_level"] for each in logs] == ["error"]
+    if isinstance(error, ValueError):
+        assert logs[0]["exc_info"] is error
+
+
+def test_unserialisable_answer(running: Running) -> None:
+    """An answer that cannot be sent is INTERNAL too, and counted as such."""
+    running.service.act = object
+    with pytest.raises(grpc.RpcError) as caught:
+        running.demote()
+    assert caught.value.code() is grpc.StatusCode.INTERNAL  # type: ignore[attr-defined]
+    assert running.sample(f'csi_addons_rbd_calls_total{{code="INTERNAL",method="{_METHOD}"}}') == 1
+
+
+def test_bytes_that_are_no_request(running: Running) -> None:
+    """Bytes that are not a request are the caller's mistake."""
+    call = running.channel.unary_unary(_METHOD)
+    with pytest.raises(grpc.RpcError) as caught:
+        call(b"\xff\xff\xff", timeout=10)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "text", ["\ud800 half a pair", "x" * 100_000, "ünïcödé " * 1000, "a\nb\0c"]
+)
+def test_odd_texts_arrive(running: Running, text: str) -> None:
+    """Whatever a message holds, the status arrives."""
+    caught = running.fail(errors.SplitBrain(text))
+    assert caught.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert info_of(caught).reason == "SPLIT_BRAIN"
+
+
+def test_admission(running: Running) -> None:
+    """Over the limit a call is refused at once, and a place is free again after each call."""
+    inside, leave = threading.Semaphore(0), threading.Event()
+
+    def hold() -> pb.DemoteVolumeResponse:
+        inside.release()
+        leave.wait(10)
+        return pb.DemoteVolumeResponse()
+
+    running.service.act = hold
+    with ThreadPoolExecutor(2) as pool:
+        held = [pool.submit(running.demote) for _ in range(2)]
+        for _ in held:
+            assert inside.acquire(timeout=10)
+        with pytest.raises(grpc.RpcError) as caught:
+            running.demote()
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # type: ignore[attr-defined]
+        assert running.sample(f'csi_addons_rbd_calls_in_flight{{method="{_METHOD}"}}') == 2
+        leave.set()
+        for each in held:
+            each.result(10)
+    for _ in range(5):
+        running.fail(errors.SplitBrain("x"))
+    running.service.act = pb.DemoteVolumeResponse
+    running.demote()
+    assert running.sample(f'csi_addons_rbd_calls_in_flight{{method="{_METHOD}"}}') == 0
+
+
+def test_one_line_a_call(running: Running) -> None:
+    """Each call is one line at info, with code, reason and seconds; no secret at any level."""
+    with capture_logs() as logs:
+        running.demote()
+        running.fail(errors.SplitBrain("seen"))
+    lines = [each for each in logs if each["event"] == "call"]
+    assert [(each["log_level"], each["code"]) for each in lines] == [
+        ("info", "OK"),
+        ("info", "FAILED_PRECONDITION"),
+    ]
+    assert (lines[1]["reason"], lines[1]["message"]) == ("SPLIT_BRAIN", "seen")
+    assert all(each["seconds"] >= 0 for each in lines)
+    assert "verysecret" not in str(logs)
+
+
+def test_calls_are_counted_and_timed(running: Running) -> None:
+    """Counter and histogram carry the final code and method."""
+    running.demote()
+    running.fail(errors.SplitBrain("x"))
+    counted = "csi_addons_rbd_calls_total"
+    assert running.sample(f'{counted}{{code="OK",method="{_METHOD}"}}') == 1
+    assert running.sample(f'{counted}{{code="FAILED_PRECONDITION",method="{_METHOD}"}}') == 1
+    assert running.sample(f'csi_addons_rbd_call_seconds_count{{method="{_METHOD}"}}') == 2

@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Protobuf to calls: what is read, and what is refused by name."""
+
+from collections.abc import Callable, Mapping
+
+import pytest
+import stand_in
+from structlog.testing import capture_logs
+
+from csi_addons_rbd._proto import replication_pb2 as pb
+from csi_addons_rbd.api import requests
+from csi_addons_rbd.replication.errors import (
+    InvalidHandle,
+    InvalidParameter,
+    InvalidRequest,
+    Unauthenticated,
+    Unsupported,
+)
+from csi_addons_rbd.replication.model import Call, FlattenMode, MirroringMode, Schedule
+
+_HANDLE = "0001-0001-a-0000000000000002-11111111-2222-3333-4444-555555555555"
+_KEY = stand_in.KEY
+_SECRETS = {"userID": "csi", "userKey": _KEY}
+
+
+def source(handle: str = _HANDLE) -> pb.ReplicationSource:
+    """Return a volume source."""
+    return pb.ReplicationSource(volume=pb.ReplicationSource.VolumeSource(volume_id=handle))
+
+
+def enable(**parameters: str) -> pb.EnableVolumeReplicationRequest:
+    """Return an Enable request with these class parameters."""
+    return pb.EnableVolumeReplicationRequest(
+        replication_source=source(), secrets=_SECRETS, parameters=parameters
+    )
+
+
+def promote(**parameters: str) -> pb.PromoteVolumeRequest:
+    """Return a Promote request with these class parameters."""
+    return pb.PromoteVolumeRequest(
+        replication_source=source(), secrets=_SECRETS, parameters=parameters
+    )
+
+
+def disable(**parameters: str) -> pb.DisableVolumeReplicationRequest:
+    """Return a Disable request with these class parameters."""
+    return pb.DisableVolumeReplicationRequest(
+        replication_source=source(), secrets=_SECRETS, parameters=parameters
+    )
+
+
+def resync(**parameters: str) -> pb.ResyncVolumeRequest:
+    """Return a Resync request with these class parameters."""
+    return pb.ResyncVolumeRequest(
+        replication_source=source(), secrets=_SECRETS, parameters=parameters
+    )
+
+
+_ALL: tuple[tuple[Callable[..., Call], type], ...] = (
+    (requests.enable, pb.EnableVolumeReplicationRequest),
+    (requests.disable, pb.DisableVolumeReplicationRequest),
+    (requests.promote, pb.PromoteVolumeRequest),
+    (requests.demote, pb.DemoteVolumeRequest),
+    (requests.resync, pb.ResyncVolumeRequest),
+    (requests.info, pb.GetVolumeReplicationInfoRequest),
+    (requests.destination, pb.GetReplicationDestinationInfoRequest),
+)
+
+
+# --- the volume ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("read", "message"), _ALL)
+def test_volume_and_credentials(read: Callable[..., Call], message: type) -> None:
+    """Every call takes the volume from the source, and the user and key from the secret."""
+    call = read(message(replication_source=source(), secrets=_SECRETS))
+    assert str(call.volume) == _HANDLE
+    assert (call.credentials.user, call.credentials.key) == ("csi", _KEY)
+    assert _KEY not in repr(call)
+
+
+@pytest.mark.parametrize(("read", "message"), _ALL[:-1])
+def test_deprecated_field(read: Callable[..., Call], message: type) -> None:
+    """Callers older than July 2026 name the volume in field 1, on the wire."""
+    old = b"\x0a" + bytes([len(_HANDLE)]) + _HANDLE.encode()
+    request = message.FromString(old + message(secrets=_SECRETS).SerializeToString())  # type: ignore[attr-defined]
+    assert str(read(request).volume) == _HANDLE
+
+
+def test_both_fields() -> None:
+    """The same volume in both fields is fine; two different ones are not."""
+    request = enable()
+    request.volume_id = _HANDLE
+    assert str(requests.enable(request).volume) == _HANDLE
+    request.volume_id = _HANDLE.replace("-a-", "-b-")
+    with pytest.raises(InvalidRequest, match=r"volume\.volume_id is .* volume_id is"):
+        requests.enable(request)
+
+
+@pytest.mark.parametrize(("read", "message"), _ALL)
+def test_no_volume(read: Callable[..., Call], message: type) -> None:
+    """A request without a volume is refused by the field's name."""
+    for empty in (pb.ReplicationSource(), source("")):
+        with pytest.raises(InvalidRequest, match=r"replication_source\.volume\.volume_id is empty"):
+            read(message(secrets=_SECRETS, replication_source=empty))
+
+
+@pytest.mark.parametrize(("read", "message"), _ALL)
+def test_group(read: Callable[..., Call], message: type) -> None:
+    """A group id is never read as a volume."""
+    group = pb.ReplicationSource.VolumeGroupSource(volume_group_id=_HANDLE)
+    request = message(secrets=_SECRETS, replication_source=pb.ReplicationSource(volumegroup=group))
+    with pytest.raises(Unsupported, match="volume group"):
+        read(request)
+
+
+def test_malformed_handle() -> None:
+    """A malformed handle is named, shortened."""
+    request = pb.DemoteVolumeRequest(replication_source=source("x" * 5000), secrets=_SECRETS)
+    with pytest.raises(InvalidHandle, match="volume_id") as caught:
+        requests.demote(request)
+    assert len(caught.value.message) < 500
+
+
+# --- the secret ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("secrets", "named"),
+    [
+        ({}, "no userID and no userKey"),
+        ({"userID": "csi"}, "no userKey"),
+        ({"userKey": _KEY}, "no userID"),
+        ({"userID": "", "userKey": _KEY}, "no userID"),
+        ({"userID": "csi", "userKey": " \n"}, "no userKey"),
+        ({"userID": "client.csi", "userKey": _KEY}, "without 'client.'"),
+        ({"userID": "csi\0", "userKey": _KEY}, "userID"),
+        ({"userID": "a b", "userKey": _KEY}, "userID"),
+        ({"userID": "csi", "userKey": "not-base64!"}, "userKey"),
+        ({"userID": "csi", "userKey": f"{_KEY}\n{_KEY}"}, "userKey"),
+        ({"userID": "csi", "userKey": f"{_KEY}\0"}, "userKey"),
+        ({"userID": "csi", "userKey": "schlüssel"}, "userKey"),
+        ({"userID": "csi", "userKey": "AQ=="}, "userKey"),
+        ({"userID": "csi", "userKey": _KEY.replace("AQ", "Ag", 1)}, "userKey"),
+        ({"userID": "csi", "userKey": _KEY.replace("AQ", "AA", 1)}, "userKey"),
+        ({"userID": "csi", "userKey": _KEY.replace("ABAA", "AA8A")}, "userKey"),
+        ({"userID": "csi", "userKey": f"{_KEY[:-4]}AAAA"}, "userKey"),
+    ],
+)
+def test_bad_secret(secrets: Mapping[str, str], named: str) -> None:
+    """What is wrong with the secret is named; what it holds is not shown."""
+    request = pb.DemoteVolumeRequest(replication_source=source(), secrets=secrets)
+    with pytest.raises(Unauthenticated) as caught:
+        requests.demote(request)
+    assert named in caught.value.message
+    assert not any(value.strip() and value in caught.value.message for value in secrets.values())
+
+
+def test_trailing_newline() -> None:
+    """A secret made from a file often ends in a newline, which is not part of it."""
+    secrets = {"userID": "csi\n", "userKey": f"{_KEY}\n", "other": "ignored"}
+    call = requests.demote(pb.DemoteVolumeRequest(replication_source=source(), secrets=secrets))
+    assert (call.credentials.user, call.credentials.key) == ("csi", _KEY)
+
+
+# --- class parameters ---------------------------------------------------------------------
+
+
+def test_enable_defaults() -> None:
+    """Without parameters: snapshot mode, no schedule, no flattening."""
+    call = requests.enable(enable())
+    assert (call.mode, call.schedule, call.flatten) == (
+        MirroringMode.SNAPSHOT,
+        None,
+        FlattenMode.NEVER,
+    )
+
+
+@pytest.mark.parametrize(
+    ("interval", "minutes"), [("1m", 1), ("90m", 90), ("2h", 120), ("1d", 1440), ("007m", 7)]
+)
+def test_interval(interval: str, minutes: int) -> None:
+    """Intervals are whole minutes, hours or days, at Enable and at Promote."""
+    wanted = Schedule(minutes=minutes, start_time=None)
+    assert requests.enable(enable(schedulingInterval=interval)).schedule == wanted
+    assert requests.promote(promote(schedulingInterval=interval)).schedule == wanted
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "14:30",
+        "14:30:00",
+        "14:30:00Z",
+        "14:30:00+02:00",
+        "2030-01-31T14:30:00.5-0500",
+        "2030-01-31T14:30",
+        "2030-01-31",
+    ],
+)
+def test_start_time(start: str) -> None:
+    """Start times are ISO 8601, and are handed on as written."""
+    request = enable(schedulingInterval="1h", schedulingStartTime=start)
+    assert requests.enable(request).schedule == Schedule(minutes=60, start_time=start)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "named"),
+    [
+        ({"mirroringMode": ""}, "mirroringMode"),
+        ({"mirroringMode": "Snapshot"}, "mirroringMode"),
+        ({"schedulingInterval": ""}, "schedulingInterval"),
+        ({"schedulingInterval": "0m"}, "schedulingInterval"),
+        ({"schedulingInterval": "0s"}, "schedulingInterval"),
+        ({"schedulingInterval": "5s"}, "schedulingInterval"),
+        ({"schedulingInterval": "5"}, "schedulingInterval"),
+        ({"schedulingInterval": "-5m"}, "schedulingInterval"),
+        ({"schedulingInterval": "5m\n"}, "schedulingInterval"),
+        ({"schedulingInterval": "1.5h"}, "schedulingInterval"),
+        ({"schedulingInterval": "\u0665m"}, "schedulingInterval"),
+        ({"schedulingInterval": f"{'9' * 5000}m"}, "schedulingInterval"),
+        ({"schedulingStartTime": "14:30"}, "schedulingStartTime"),
+        ({"schedulingInterval": "1h", "schedulingStartTime": ""}, "schedulingStartTime"),
+        ({"schedulingInterval": "1h", "schedulingStartTime": "tomorrow"}, "schedulingStartTime"),
+        ({"schedulingInterval": "1h", "schedulingStartTime": "25:00"}, "schedulingStartTime"),
+        ({"schedulingInterval": "1h", "schedulingStartTime": "1430"}, "schedulingStartTime"),
+        (
+            {"schedulingInterval": "1h", "schedulingStartTime": "2030-02-31T10:00"},
+            "schedulingStartTime",
+        ),
+    ],
+)
+def test_malformed_schedule(parameters: dict[str, str], named: str) -> None:
+    """Enable and Promote refuse the same malformed values, naming the parameter."""
+    for read in (
+        lambda: requests.enable(enable(**parameters)),
+        lambda: requests.promote(promote(**parameters)),
+    ):
+        with pytest.raises(InvalidParameter, match=f"parameter {named} is .*accepted is") as caught:
+            read()
+        assert len(caught.value.message) < 300
+
+
+def test_seconds_are_not_built_yet() -> None:
+    """An interval in seconds is well formed, but not supported."""
+    with pytest.raises(Unsupported, match="schedulingInterval is 10s"):
+        requests.enable(enable(schedulingInterval="10s"))
+
+
+def test_journal_mode_has_no_schedule() -> None:
+    """In journal mode the scheduling keys are ignored, with a warning that names them."""
+    parameters = {
+        "mirroringMode": "journal",
+        "schedulingInterval": "nonsense",
+        "schedulingStartTime": "never",
+    }
+    with capture_logs() as logs:
+        call = requests.enable(enable(**parameters))
+        assert requests.promote(promote(**parameters)).schedule is None
+    assert (call.mode, call.schedule) == (MirroringMode.JOURNAL, None)
+    assert [each["ignored"] for each in logs] == ["schedulingInterval, schedulingStartTime"] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "force"),
+    [
+        *((text, True) for text in ("1", "t", "T", "TRUE", "true", "True")),
+        *((text, False) for text in ("0", "f", "F", "FALSE", "false", "False")),
+    ],
+)
+def test_force_of_disable(text: str, force: bool) -> None:  # noqa: FBT001 - a table's column
+    """Disable takes ``force`` as a parameter, in Go's spellings."""
+    assert requests.disable(disable(force=text)).force is force
+
+
+def test_force_of_disable_default() -> None:
+    """Nothing is forced that was not asked for."""
+    assert not requests.disable(disable()).force
+
+
+@pytest.mark.parametrize(
+    ("read", "named"),
+    [
+        (lambda: requests.disable(disable(force="yes")), "force"),
+        (lambda: requests.disable(disable(force="")), "force"),
+        (lambda: requests.enable(enable(flattenMode="")), "flattenMode"),
+        (lambda: requests.enable(enable(flattenMode="always")), "flattenMode"),
+        (lambda: requests.resync(resync(resyncMode="")), "resyncMode"),
+        (lambda: requests.resync(resync(resyncMode="never")), "resyncMode"),
+    ],
+)
+def test_malformed_value(read: Callable[[], Call], named: str) -> None:
+    """A malformed value names its parameter and what is accepted."""
+    with pytest.raises(InvalidParameter, match=f"parameter {named} is .*; accepted is .* or "):
+        read()
+
+
+def test_flatten_mode() -> None:
+    """Flattening is opt-in."""
+    assert requests.enable(enable(flattenMode="force")).flatten is FlattenMode.FORCE
+
+
+def test_resync_mode() -> None:
+    """Only ``always`` lets force resync a healthy secondary."""
+    assert requests.resync(resync(resyncMode="always")).always
+    assert not requests.resync(resync(resyncMode="split-brain")).always
+    assert not requests.resync(resync()).always
+
+
+def test_values_of_other_calls_are_left_alone() -> None:
+    """All calls get all class parameters: each judges only its own."""
+    nonsense = {"mirroringMode": "?", "schedulingInterval": "?", "flattenMode": "?"}
+    assert not requests.disable(disable(**nonsense)).force
+    assert not requests.resync(resync(**nonsense)).force
+
+
+def test_unknown_parameter_is_logged_once() -> None:
+    """An unknown parameter is ignored, and logged by its name only, the first time."""
+    with capture_logs() as logs:
+        for _ in range(2):
+            requests.enable(enable(unheardOf="some value"))
+    assert [each["parameter"] for each in logs] == ["unheardOf"]
+    assert "some value" not in str(logs)
+
+
+def test_force_of_promote_and_resync() -> None:
+    """Promote and Resync have ``force`` as a field."""
+    assert not requests.promote(promote()).force
+    request = promote()
+    request.force = True
+    assert requests.promote(request).force
+    again = resync()
+    again.force = True
+    assert requests.resync(again).force

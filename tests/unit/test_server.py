@@ -1,0 +1,439 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole driver as a process, on a real socket, with workers that only lack Ceph."""
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import stand_in
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from stand_in import Pool
+
+from csi_addons_rbd._proto import (
+    identity_pb2,
+    identity_pb2_grpc,
+    replication_pb2,
+    replication_pb2_grpc,
+)
+from csi_addons_rbd.replication.volume_id import VolumeId
+
+
+class Driver:
+    """One driver process and a client of it."""
+
+    def __init__(self, directory: Path, *flags: str, umask: int = 0o022, **environ: str) -> None:
+        self.directory = directory
+        self.socket = directory / "csi.sock"
+        self.log = directory / "log"
+        command = (sys.executable, stand_in.__file__, "serve")
+        common = ("--endpoint", f"unix://{self.socket}", "--driver-name", "rbd.test")
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                (*command, *common, "--config-dir", str(directory), "--log-level", "debug", *flags),
+                stderr=log,
+                umask=umask,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environ},
+            )
+        # grpc would wait a second before it tries again to connect
+        options = (("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 50))
+        self.channel = grpc.insecure_channel(f"unix://{self.socket}", options)
+        self.identity = identity_pb2_grpc.IdentityStub(self.channel)
+        self.controller = replication_pb2_grpc.ControllerStub(self.channel)
+        self.health = health_pb2_grpc.HealthStub(self.channel)
+
+    def started(self) -> "Driver":
+        """Wait until it is ready."""
+        eventually(self.ready)
+        return self
+
+    def ready(self) -> bool:
+        """Ask whether it is ready."""
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            response = self.identity.Probe(identity_pb2.ProbeRequest(), timeout=2)
+        except grpc.RpcError:
+            return False
+        return bool(response.ready.value)
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return what it logged."""
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def workers(self) -> list[int]:
+        """Return its worker processes."""
+        return stand_in.workers_of(self.process.pid)
+
+    def end(self) -> None:
+        """End it, whatever state it is in."""
+        self.channel.close()
+        self.process.kill()
+        self.process.wait()
+
+
+def configure(directory: Path) -> None:
+    """Write a config.json with one cluster."""
+    config = [{"clusterID": "here", "monitors": ["here:6789"]}]
+    (directory / "config.json").write_text(json.dumps(config))
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Driver]]:
+    """Start drivers on one socket; all end with the test."""
+    drivers: list[Driver] = []
+    configure(tmp_path)
+
+    def begin(*flags: str, **more: Any) -> Driver:
+        drivers.append(Driver(tmp_path, *flags, **more))
+        return drivers[-1]
+
+    yield begin
+    for driver in drivers:
+        driver.end()
+
+
+@pytest.fixture
+def driver(start: Callable[..., Driver]) -> Driver:
+    """Run one driver that is ready."""
+    return start().started()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
+    """Run one driver for all tests that leave it as it was."""
+    directory = tmp_path_factory.mktemp("driver")
+    configure(directory)
+    driver = Driver(directory).started()
+    yield driver
+    driver.end()
+
+
+def source(pool: int = Pool.ANSWER, cluster: str = "here") -> replication_pb2.ReplicationSource:
+    """Return a volume in a pool that says what the worker does."""
+    handle = str(VolumeId(cluster=cluster, pool=pool, uuid=stand_in.UUID))
+    volume = replication_pb2.ReplicationSource.VolumeSource(volume_id=handle)
+    return replication_pb2.ReplicationSource(volume=volume)
+
+
+def fields(pool: int = Pool.ANSWER, cluster: str = "here") -> dict[str, Any]:
+    """Return what every request needs."""
+    secrets = {"userID": "csi", "userKey": stand_in.KEY}
+    return {"replication_source": source(pool, cluster), "secrets": secrets}
+
+
+# --- the services -------------------------------------------------------------------------
+
+
+def test_identity(shared: Driver) -> None:
+    """Name, version, Ceph's libraries, and exactly the capabilities that the driver has."""
+    identity = shared.identity.GetIdentity(identity_pb2.GetIdentityRequest(), timeout=5)
+    assert identity.name == "rbd.test"
+    assert identity.vendor_version
+    assert identity.manifest["ceph_client"] == "librados 0.0, librbd 0.0"
+    answer = shared.identity.GetCapabilities(identity_pb2.GetCapabilitiesRequest(), timeout=5)
+    assert [str(each).split() for each in answer.capabilities] == [
+        ["service", "{", "type:", "CONTROLLER_SERVICE", "}"],
+        ["volume_replication", "{", "type:", "VOLUME_REPLICATION", "}"],
+        ["volume_replication", "{", "type:", "GET_REPLICATION_DESTINATION_INFO", "}"],
+    ]
+
+
+def test_all_calls(shared: Driver) -> None:
+    """Each replication call goes to the worker and comes back as its response."""
+    pb, stub = replication_pb2, shared.controller
+    for call, request in (
+        (stub.EnableVolumeReplication, pb.EnableVolumeReplicationRequest(**fields())),
+        (stub.DisableVolumeReplication, pb.DisableVolumeReplicationRequest(**fields())),
+        (stub.PromoteVolume, pb.PromoteVolumeRequest(**fields())),
+        (stub.DemoteVolume, pb.DemoteVolumeRequest(**fields())),
+    ):
+        call(request, timeout=10)
+    assert stub.ResyncVolume(pb.ResyncVolumeRequest(**fields()), timeout=10).ready
+    info = stub.GetVolumeReplicationInfo(pb.GetVolumeReplicationInfoRequest(**fields()), timeout=10)
+    assert info.last_sync_time.seconds == 1_700_000_000
+    assert (info.last_sync_duration.seconds, info.last_sync_bytes) == (3, 4096)
+    assert info.status == pb.GetVolumeReplicationInfoResponse.DEGRADED
+    assert info.status_message == "the copy is 3 minutes old"
+    there = stub.GetReplicationDestinationInfo(
+        pb.GetReplicationDestinationInfoRequest(**fields()), timeout=10
+    )
+    assert there.replication_destination.volume.volume_id == source().volume.volume_id
+
+
+@pytest.mark.parametrize(
+    ("pool", "cluster", "code"),
+    [
+        (Pool.ABSENT, "here", grpc.StatusCode.NOT_FOUND),
+        (Pool.SPLIT, "here", grpc.StatusCode.FAILED_PRECONDITION),
+        (Pool.CRASH, "here", grpc.StatusCode.UNAVAILABLE),
+        (Pool.WRONG, "here", grpc.StatusCode.INTERNAL),
+        (Pool.ANSWER, "elsewhere", grpc.StatusCode.UNAVAILABLE),
+    ],
+)
+def test_codes(driver: Driver, pool: Pool, cluster: str, code: grpc.StatusCode) -> None:
+    """Errors of the worker, of its process and of the configuration reach the caller."""
+    request = replication_pb2.GetVolumeReplicationInfoRequest(**fields(pool, cluster))
+    with pytest.raises(grpc.RpcError) as caught:
+        driver.controller.GetVolumeReplicationInfo(request, timeout=10)
+    assert caught.value.code() is code  # type: ignore[attr-defined]
+
+
+def test_bounds(start: Callable[..., Driver]) -> None:
+    """A silent cluster is answered for at our bound, or just before the caller's deadline."""
+    driver = start("--call-timeout", "1").started()
+    request = replication_pb2.DemoteVolumeRequest(**fields(Pool.SILENT))
+    began = time.monotonic()
+    with pytest.raises(grpc.RpcError) as caught:
+        driver.controller.DemoteVolume(request)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+    assert 0.9 < time.monotonic() - began < 3
+    with pytest.raises(grpc.RpcError) as caught:
+        driver.controller.DemoteVolume(request, timeout=0.8)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED  # type: ignore[attr-defined]
+    assert "a repeated call joins it" in caught.value.details()  # type: ignore[attr-defined]
+
+
+def test_probe_is_answered_under_load(start: Callable[..., Driver]) -> None:
+    """With every place taken by a silent cluster, Identity and health answer at once."""
+    limits = ("--max-calls", "6", "--max-calls-per-cluster", "5", "--call-timeout", "3")
+    driver = start(*limits).started()
+    request = replication_pb2.DemoteVolumeRequest(**fields(Pool.SILENT))
+    calls = [driver.controller.DemoteVolume.future(request) for _ in range(30)]
+    began = time.monotonic()
+    while time.monotonic() - began < 1:
+        assert driver.ready()
+        driver.health.Check(health_pb2.HealthCheckRequest(), timeout=0.5)
+    codes = [call.code() for call in calls]
+    assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 25
+    assert codes.count(grpc.StatusCode.UNAVAILABLE) == 5
+
+
+def test_health_and_reflection(shared: Driver) -> None:
+    """Standard health for each service, and reflection that names them all."""
+    serving = health_pb2.HealthCheckResponse.SERVING
+    for name in ("", "identity.Identity", "replication.Controller"):
+        request = health_pb2.HealthCheckRequest(service=name)
+        assert shared.health.Check(request, timeout=5).status == serving
+    reflect = reflection_pb2_grpc.ServerReflectionStub(shared.channel)
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    (answer,) = reflect.ServerReflectionInfo(iter((request,)), timeout=5)
+    assert {each.name for each in answer.list_services_response.service} == {
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+        "identity.Identity",
+        "replication.Controller",
+    }
+
+
+def test_many_watchers_take_no_threads(start: Callable[..., Driver]) -> None:
+    """Streams that watch health do not use up the threads that answer calls."""
+    driver = start("--max-calls", "2", "--max-calls-per-cluster", "1").started()
+    watches = [driver.health.Watch(health_pb2.HealthCheckRequest()) for _ in range(12)]
+    for watch in watches:
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+    assert driver.ready()
+
+
+def test_metrics(start: Callable[..., Driver]) -> None:
+    """The endpoint stands where it was asked for, with every method at zero."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    driver = start("--metrics-address", f"127.0.0.1:{port}").started()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
+        text = response.read().decode()
+    promote = 'method="/replication.Controller/PromoteVolume"'
+    assert f'csi_addons_rbd_calls_total{{code="ABORTED",{promote}}} 0.0' in text
+    assert 'csi_addons_rbd_worker_starts_total{cluster="here"} 0.0' in text
+    assert 'csi_addons_rbd_config_reload_failures_total{file="cluster-mapping.json"} 0.0' in text
+    assert driver.process.poll() is None
+
+
+def test_no_secret_anywhere(shared: Driver) -> None:
+    """At debug level neither log nor command lines show the key."""
+    request = replication_pb2.PromoteVolumeRequest(**fields())
+    shared.controller.PromoteVolume(request, timeout=10)
+    for pid in (shared.process.pid, *shared.workers()):
+        assert stand_in.KEY.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert stand_in.KEY.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
+    assert stand_in.KEY not in shared.log.read_text()
+    *_, shown = (
+        each
+        for each in shared.events()
+        if each["event"] == "request" and "PromoteVolume" in each["method"]
+    )
+    assert list(shown["fields"]) == ["replication_source"]
+
+
+def test_no_rbd_in_the_serving_process(shared: Driver) -> None:
+    """The serving process has not mapped librbd, nor librados."""
+    replication = replication_pb2.PromoteVolumeRequest(**fields())
+    shared.controller.PromoteVolume(replication, timeout=10)
+    maps = Path(f"/proc/{shared.process.pid}/maps").read_text()
+    assert "librbd" not in maps
+    assert "librados" not in maps
+
+
+# --- the socket ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("umask", [0, 0o077])
+def test_mode(start: Callable[..., Driver], umask: int) -> None:
+    """The socket has mode 0660, whatever the umask."""
+    driver = start(umask=umask).started()
+    assert stat.S_IMODE(driver.socket.stat().st_mode) == 0o660
+
+
+def test_second_driver_is_refused(driver: Driver, start: Callable[..., Driver]) -> None:
+    """A second driver on the same socket ends with 1 and a sentence; the first one goes on."""
+    second = start()
+    assert second.process.wait(10) == 1
+    assert "belongs to another driver" in second.events()[-1]["reason"]
+    assert driver.ready()
+
+
+def test_live_server_is_not_replaced(start: Callable[..., Driver], tmp_path: Path) -> None:
+    """A server of another program on the socket is left alone."""
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(tmp_path / "csi.sock"))
+        other.listen()
+        driver = start()
+        assert driver.process.wait(10) == 1
+        assert "a server answers on it" in driver.events()[-1]["reason"]
+        assert driver.socket.exists()
+
+
+def test_stale_socket_is_replaced(start: Callable[..., Driver]) -> None:
+    """After a kill -9 the next driver takes the socket over; no worker was left behind."""
+    first = start().started()
+    first.controller.DemoteVolume(replication_pb2.DemoteVolumeRequest(**fields()), timeout=10)
+    (worker,) = first.workers()
+    first.process.kill()
+    first.process.wait()
+    assert first.socket.exists()
+    eventually(lambda: not Path(f"/proc/{worker}").exists())
+    start().started()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "sentence"),
+    [
+        (lambda path: path.write_text("precious"), "is not a socket"),
+        (lambda path: path.mkdir(), "is not a socket"),
+        (lambda path: path.symlink_to("/dev/null"), "is not a socket"),
+    ],
+)
+def test_path_that_is_no_socket(
+    start: Callable[..., Driver], tmp_path: Path, prepare: Callable[[Path], None], sentence: str
+) -> None:
+    """Whatever else stands at the path is neither removed nor written to."""
+    prepare(tmp_path / "csi.sock")
+    driver = start()
+    assert driver.process.wait(10) == 1
+    assert sentence in driver.events()[-1]["reason"]
+    assert (tmp_path / "csi.sock").exists()
+
+
+def test_directory_is_missing(start: Callable[..., Driver], tmp_path: Path) -> None:
+    """A missing directory is named."""
+    driver = start("--endpoint", f"unix://{tmp_path}/none/csi.sock")
+    assert driver.process.wait(10) == 1
+    assert f"{tmp_path}/none does not exist" in driver.events()[-1]["reason"]
+
+
+def test_metrics_port_is_taken(start: Callable[..., Driver]) -> None:
+    """A metrics address in use is a reason not to start."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        driver = start("--metrics-address", f"127.0.0.1:{taken.getsockname()[1]}")
+        assert driver.process.wait(10) == 1
+    assert "--metrics-address 127.0.0.1:" in driver.events()[-1]["reason"]
+
+
+# --- the process --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stops_when_idle(driver: Driver, number: signal.Signals) -> None:
+    """An idle driver ends at once, with 0, and takes its socket and workers along."""
+    driver.controller.DemoteVolume(replication_pb2.DemoteVolumeRequest(**fields()), timeout=10)
+    workers = driver.workers()
+    assert workers
+    driver.process.send_signal(number)
+    assert driver.process.wait(3) == 0
+    assert not driver.socket.exists()
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    assert driver.events()[-1]["event"] == "stopped"
+
+
+def test_stop_lets_calls_end(start: Callable[..., Driver]) -> None:
+    """A call that ends within the grace period is answered; a watcher sees NOT_SERVING."""
+    driver = start("--grace", "5").started()
+    watch = driver.health.Watch(health_pb2.HealthCheckRequest())
+    assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+    request = replication_pb2.ResyncVolumeRequest(**fields(Pool.LATE))
+    call = driver.controller.ResyncVolume.future(request, timeout=10)
+    eventually(lambda: bool(driver.workers()))
+    driver.process.terminate()
+    assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    watch.cancel()
+    assert call.result(10).ready is False
+    assert driver.process.wait(8) == 0
+
+
+@pytest.mark.parametrize("environ", [{}, {"STUBBORN": "1"}])
+def test_stop_with_a_hung_call(start: Callable[..., Driver], environ: dict[str, str]) -> None:
+    """A call that hangs keeps neither the process nor a worker beyond grace plus 2 s."""
+    driver = start("--grace", "1", **environ).started()
+    request = replication_pb2.DemoteVolumeRequest(**fields(Pool.SILENT))
+    with ThreadPoolExecutor(1) as client:
+        call = client.submit(driver.controller.DemoteVolume, request, timeout=30)
+        eventually(lambda: bool(driver.workers()))
+        (worker,) = driver.workers()
+        began = time.monotonic()
+        driver.process.terminate()
+        assert driver.process.wait(10) == 0
+        assert time.monotonic() - began < 3
+        assert isinstance(call.exception(5), grpc.RpcError)
+    assert not driver.socket.exists()
+    assert not Path(f"/proc/{worker}").exists()
+
+
+def test_probe_command(start: Callable[..., Driver], tmp_path: Path) -> None:
+    """``probe`` says 0 when ready, else 1 and why, on one line."""
+    command = (sys.executable, "-m", "csi_addons_rbd", "probe", "--timeout", "3", "--endpoint")
+
+    def probe() -> subprocess.CompletedProcess[str]:
+        line = (*command, f"unix://{tmp_path}/csi.sock")
+        return subprocess.run(line, capture_output=True, text=True, check=False)
+
+    absent = probe()
+    assert (absent.returncode, absent.stderr.count("\n")) == (1, 1)
+    (tmp_path / "config.json").rename(tmp_path / "later.json")
+    driver = start()
+    eventually(lambda: driver.socket.exists() and "not ready" in probe().stderr)
+    assert probe().returncode == 1
+    (tmp_path / "later.json").rename(tmp_path / "config.json")
+    eventually(driver.ready)
+    assert (probe().returncode, probe().stderr) == (0, "")
+
+
+def eventually(check: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait until a check holds."""
+    until = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < until, "did not come true in time"
+        time.sleep(0.02)

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Worker processes: asked, lost, replaced, limited and ended. The processes are real."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import stand_in
+from prometheus_client import generate_latest
+from stand_in import Pool, demote, place
+
+from csi_addons_rbd.config import Config
+from csi_addons_rbd.metrics import Metrics
+from csi_addons_rbd.replication.errors import (
+    ClusterUnreachable,
+    DeadlineExceeded,
+    Exhausted,
+    SplitBrain,
+    Unavailable,
+    VolumeNotFound,
+    WorkerLost,
+)
+from csi_addons_rbd.worker_process import Wait
+from csi_addons_rbd.workers import Workers, run_once
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    """Where starts and losses are counted."""
+    return Metrics(version="0", driver_name="rbd.test")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """Two calls at once to one cluster."""
+    return stand_in.config(tmp_path, "--max-calls-per-cluster", "2")
+
+
+@pytest.fixture
+def workers(config: Config, metrics: Metrics) -> Iterator[Workers]:
+    """Workers that speak the protocol, ended after the test."""
+    workers = Workers(stand_in.work, config, metrics)
+    yield workers
+    workers.close(2)
+
+
+def bound(seconds: float = 20) -> Wait:
+    """Return our own bound."""
+    return Wait.bounded(caller=None, own=seconds)
+
+
+def count(metrics: Metrics, series: str) -> float:
+    """Return the sum of one metric over its labels."""
+    lines = generate_latest(metrics.registry).decode().splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{series}{{"))
+
+
+def test_answer_and_error(workers: Workers) -> None:
+    """An answer is returned, and an error is raised as what it was in the worker."""
+    assert workers.ask(demote(), (place(Pool.ANSWER),), bound()) is None
+    with pytest.raises(SplitBrain, match=r"^split-brain$"):
+        workers.ask(demote(), (place(Pool.SPLIT),), bound())
+
+
+def test_absence_leads_on(workers: Workers) -> None:
+    """Proven absence in one cluster leads to the next one; anything else ends the search."""
+    there = place(Pool.ANSWER, "there")
+    assert workers.ask(demote(), (place(Pool.ABSENT), there), bound()) is None
+    with pytest.raises(SplitBrain):
+        workers.ask(demote(), (place(Pool.SPLIT), there), bound())
+    with pytest.raises(VolumeNotFound, match="on cluster here; nothing on cluster there"):
+        workers.ask(demote(), (place(Pool.ABSENT), place(Pool.ABSENT, "there")), bound())
+
+
+def test_no_absence_without_all_clusters(workers: Workers) -> None:
+    """A cluster that is lost is never taken for one without the volume."""
+    with pytest.raises(WorkerLost):
+        workers.ask(demote(), (place(Pool.ABSENT), place(Pool.CRASH, "there")), bound())
+
+
+@pytest.mark.parametrize(
+    "monitors",
+    [
+        ("10.0.0.1:6789", "10.0.0.9:6789"),
+        ("[v2:10.0.0.9:3300/0,v1:10.0.0.1:6789/0]",),
+        ("10.0.0.9:6789,10.0.0.1:6789",),
+    ],
+)
+def test_one_worker_for_one_cluster(
+    workers: Workers, metrics: Metrics, monitors: tuple[str, ...]
+) -> None:
+    """Two cluster ids with a monitor in common share one worker, and are asked in one message."""
+    places = (place(Pool.ANSWER, "one", "10.0.0.1:6789"), place(Pool.ANSWER, "two", *monitors))
+    for each in places:
+        workers.ask(demote(), (each,), bound())
+    workers.ask(demote(), places, bound())
+    assert count(metrics, "csi_addons_rbd_worker_starts_total") == 1
+
+
+def test_two_workers_for_two_clusters(workers: Workers, metrics: Metrics) -> None:
+    """Clusters on one host, told apart by their ports, have a worker each."""
+    for port in ("6789", "6790"):
+        workers.ask(demote(), (place(Pool.ANSWER, port, f"127.0.0.1:{port}"),), bound())
+    assert count(metrics, "csi_addons_rbd_worker_starts_total") == 2
+
+
+@pytest.mark.parametrize(
+    ("pool", "how"),
+    [(Pool.CRASH, r"signal 11 \(Segmentation fault\)"), (Pool.EXIT, "exit code 3")],
+)
+def test_crash(workers: Workers, metrics: Metrics, pool: Pool, how: str) -> None:
+    """A crash fails the calls that run, names cluster and end, and the next call has a worker."""
+    with ThreadPoolExecutor(1) as other:
+        waiting = other.submit(workers.ask, demote(), (place(Pool.SILENT),), bound())
+        time.sleep(1.1)  # older than the pause between two workers
+        with pytest.raises(WorkerLost, match=f"cluster here .*{how}"):
+            workers.ask(demote(), (place(pool),), bound())
+        with pytest.raises(WorkerLost):
+            waiting.result(10)
+    assert workers.ask(demote(), (place(Pool.ANSWER),), bound()) is None
+    assert count(metrics, "csi_addons_rbd_worker_losses_total") == 1
+    assert count(metrics, "csi_addons_rbd_worker_starts_total") == 2
+
+
+def test_crash_loop_is_slow(workers: Workers, metrics: Metrics) -> None:
+    """A cluster whose workers crash at once gets no more than one a second."""
+    until = time.monotonic() + 1.5
+    while time.monotonic() < until:
+        with pytest.raises(WorkerLost):
+            workers.ask(demote(), (place(Pool.CRASH),), bound())
+    assert count(metrics, "csi_addons_rbd_worker_starts_total") <= 3
+
+
+def test_other_clusters_live_on(workers: Workers) -> None:
+    """The loss of one cluster's worker is nothing to another cluster."""
+    with ThreadPoolExecutor(1) as other:
+        late = other.submit(workers.ask, demote(), (place(Pool.LATE, "there"),), bound())
+        with pytest.raises(WorkerLost):
+            workers.ask(demote(), (place(Pool.CRASH),), bound())
+        assert late.result(10) is not None
+
+
+def test_unreadable_reply(workers: Workers) -> None:
+    """A worker that sends something else is lost, rather than waited for."""
+    with pytest.raises(WorkerLost):
+        workers.ask(demote(), (place(Pool.GARBAGE),), bound())
+
+
+def test_own_bound(workers: Workers) -> None:
+    """At our own bound the cluster is called unreachable, and the place is free again."""
+    for _ in range(3):
+        began = time.monotonic()
+        with pytest.raises(ClusterUnreachable, match=r"cluster here .* within 0\.3 s"):
+            workers.ask(demote(), (place(Pool.SILENT),), bound(0.3))
+        assert time.monotonic() - began < 2
+
+
+def test_callers_deadline(workers: Workers) -> None:
+    """At the caller's deadline the error says so, a little before it."""
+    wait = Wait.bounded(caller=1, own=60)
+    assert 0.7 < wait.remaining < 1
+    with pytest.raises(DeadlineExceeded, match="goes on"):
+        workers.ask(demote(), (place(Pool.SILENT),), wait)
+
+
+def test_nearer_limit_counts() -> None:
+    """The nearer of the two limits is taken, and remembered as whose it is."""
+    assert not Wait.bounded(caller=180, own=60).callers
+    assert Wait.bounded(caller=180, own=60).seconds == 60
+    assert Wait.bounded(caller=30, own=60).callers
+    assert Wait.bounded(caller=30, own=60).seconds == 29.75
+    assert Wait.bounded(caller=0, own=60).remaining == 0
+
+
+def test_late_reply_is_dropped(workers: Workers) -> None:
+    """The reply to a call that was given up on is nobody else's."""
+    with pytest.raises(ClusterUnreachable):
+        workers.ask(demote(), (place(Pool.LATE),), bound(0.1))
+    assert workers.ask(demote(), (place(Pool.ANSWER),), bound()) is None
+
+
+def test_limit_of_one_cluster(workers: Workers) -> None:
+    """One cluster takes no more than its places, refuses at once, and leaves others alone."""
+    with ThreadPoolExecutor(2) as others:
+        held = [
+            others.submit(workers.ask, demote(), (place(Pool.SILENT),), bound(2)) for _ in range(2)
+        ]
+        eventually(lambda: refused(workers))
+        began = time.monotonic()
+        with pytest.raises(Exhausted, match="2 calls to cluster here"):
+            workers.ask(demote(), (place(Pool.ANSWER),), bound())
+        assert time.monotonic() - began < 0.5
+        assert workers.ask(demote(), (place(Pool.ANSWER, "there"),), bound()) is None
+        for each in held:
+            with pytest.raises(ClusterUnreachable):
+                each.result(10)
+    assert workers.ask(demote(), (place(Pool.ANSWER),), bound()) is None
+
+
+def test_worker_that_does_not_read(config: Config, metrics: Metrics) -> None:
+    """A stopped worker with a full pipe delays nobody beyond their own time."""
+    workers = Workers(stand_in.stubborn, config, metrics)
+    long_handle = demote(cluster="c" * 50_000)
+    try:
+        for _ in range(20):
+            began = time.monotonic()
+            with pytest.raises(ClusterUnreachable):
+                workers.ask(long_handle, (place(Pool.ANSWER),), bound(0.1))
+            assert time.monotonic() - began < 1
+    finally:
+        workers.close(0.1)
+
+
+def test_close(workers: Workers) -> None:
+    """Closing ends the processes, fails what waits, and refuses what comes."""
+    with ThreadPoolExecutor(1) as other:
+        waiting = other.submit(workers.ask, demote(), (place(Pool.SILENT),), bound())
+        eventually(lambda: bool(children()))
+        workers.close(5)
+        with pytest.raises(WorkerLost):
+            waiting.result(5)
+    assert not children()
+    with pytest.raises(Unavailable, match="shutting down"):
+        workers.ask(demote(), (place(Pool.ANSWER),), bound())
+
+
+def test_close_kills(config: Config, metrics: Metrics) -> None:
+    """A worker that is deaf to SIGTERM is killed after the grace."""
+    workers = Workers(stand_in.stubborn, config, metrics)
+    with pytest.raises(ClusterUnreachable):
+        workers.ask(demote(), (place(Pool.ANSWER),), bound(1))
+    began = time.monotonic()
+    workers.close(0.2)
+    assert time.monotonic() - began < 2
+    assert not children()
+
+
+def test_run_once() -> None:
+    """A text from a process of its own; a process that says nothing is an error."""
+    assert run_once(stand_in.describe, 20) == "librados 0.0, librbd 0.0"
+    with pytest.raises(EOFError):
+        run_once(os.close, 20)  # type: ignore[arg-type] # fails in the child, as wanted
+
+
+def test_stray_signal(workers: Workers) -> None:
+    """Ctrl-C on a terminal reaches the whole group, and does not end a worker."""
+    workers.ask(demote(), (place(Pool.ANSWER),), bound())
+    (worker,) = children()
+    os.kill(worker, signal.SIGINT)
+    assert workers.ask(demote(), (place(Pool.ANSWER),), bound()) is None
+    assert children() == [worker]
+
+
+def refused(workers: Workers) -> bool:
+    """Tell whether the cluster's places are taken."""
+    try:
+        workers.ask(demote(), (place(Pool.ANSWER),), bound())
+    except Exhausted:
+        return True
+    return False
+
+
+def children() -> list[int]:
+    """Return the worker processes of this process."""
+    return stand_in.workers_of(os.getpid())
+
+
+def eventually(check: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait until a check holds."""
+    until = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < until, "did not come true in time"
+        threading.Event().wait(0.02)
