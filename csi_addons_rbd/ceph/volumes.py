@@ -15,6 +15,7 @@ from csi_addons_rbd.ceph.connections import Connections, Purpose
 from csi_addons_rbd.ceph.mirror import CephImage, read_record
 from csi_addons_rbd.ceph.translate import translated, translating
 from csi_addons_rbd.replication.errors import (
+    ImageBeingDeleted,
     ImageInTrash,
     PermissionDenied,
     VolumeNotFound,
@@ -123,7 +124,14 @@ def _absence(ioctx: rados.Ioctx, spec: ImageSpec) -> Absent | None:
         record = read_record(ioctx, spec)
         if record is not None:
             return Absent(spec=spec, record=record)
-        trashed = any(entry["name"] == spec.image for entry in rbd.RBD().trash_list(ioctx))
+        trashed = {
+            entry["source"] for entry in rbd.RBD().trash_list(ioctx) if entry["name"] == spec.image
+        }
+    if "MIRRORING" in trashed:
+        raise ImageBeingDeleted(
+            f"{spec} is being deleted by rbd-mirror, since its primary is mirrored no longer; "
+            "ask again"
+        )
     if trashed:
         raise ImageInTrash(
             f"{spec} is in the trash; bring it back with 'rbd trash restore', or purge it"

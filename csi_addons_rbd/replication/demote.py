@@ -13,7 +13,7 @@ from csi_addons_rbd.replication.model import (
 )
 from csi_addons_rbd.replication.observations import Observation
 from csi_addons_rbd.replication.operations import Deadline
-from csi_addons_rbd.replication.promote import POLL
+from csi_addons_rbd.replication.promote import POLL, Hindsight, Patience
 from csi_addons_rbd.replication.scheduling import SCHEDULE_NOTE
 from csi_addons_rbd.replication.sync_info import Role, role, sync_report, text
 
@@ -22,7 +22,7 @@ _PASSING: Final = 5
 
 
 def demote(
-    image: MirroredImage, view: MirrorView, *, observation: Observation, until: Deadline
+    image: MirroredImage, view: MirrorView, *, observation: Observation, patience: Patience
 ) -> None:
     """Demote a primary; returns only after a fresh read shows it secondary.
 
@@ -31,7 +31,7 @@ def demote(
         PeerBehind: a peer has not yet followed this primary epoch.
     """
     _require_unheld(image)
-    _await_peers(image, view, observation, until)
+    _await_peers(image, view, observation, patience)
     _require_unheld(image)
     _demote_without_schedule(image)
     if image.view().primary:
@@ -68,30 +68,51 @@ def _require_unheld(image: MirroredImage) -> None:
 
 
 def _await_peers(
-    image: MirroredImage, view: MirrorView, observation: Observation, until: Deadline
+    image: MirroredImage, view: MirrorView, observation: Observation, patience: Patience
 ) -> None:
     """Wait until each live secondary has followed into this primary epoch.
 
     Otherwise a peer could be promoted on the history before it, and demoted again, without
     either side ever noticing: the writes of one of them would be lost.
     """
-    while behind := [peer for peer in view.peers if _is_behind(peer, view, observation)]:
-        if until.remaining <= 0:
-            peer = behind[0]
+    hindsight = Hindsight(patience.check_interval)
+    while behind := _behind(view, observation, hindsight):
+        if patience.until.remaining <= 0:
             raise PeerBehind(
-                f"the peer of {image.spec} has not followed yet: it reads "
-                f"{peer.state.name.lower()} ({text(peer)!r}) and has nothing of what was "
-                "written since the promotion here; ask again"
+                f"the peer of {image.spec} has not followed yet: {behind}, and may have nothing "
+                "of what was written since the promotion here; ask again"
             )
         time.sleep(POLL)
         view = image.view()
         observation.note(view)
+        hindsight.note(view)
 
 
-def _is_behind(peer: SiteStatus, view: MirrorView, observation: Observation) -> bool:
-    if role(peer) is Role.PRIMARY or not observation.alive(peer, view):
+def _behind(view: MirrorView, observation: Observation, hindsight: Hindsight) -> str:
+    """Describe the first peer that has yet to follow; empty when there is none."""
+    if view.history.followed:
+        return ""
+    if observation.may_speak(view):
+        return "it has not spoken of the image yet"
+    for peer in view.peers:
+        if not observation.alive(peer, view) or _is_primary(peer, view, hindsight):
+            continue
+        if not _has_followed(peer, view):
+            return f"it reads {peer.state.name.lower()} ({text(peer)!r})"
+    return ""
+
+
+def _is_primary(peer: SiteStatus, view: MirrorView, hindsight: Hindsight) -> bool:
+    """Believe only a status that cannot be older than the promotion here: see Hindsight."""
+    if role(peer) is not Role.PRIMARY:
         return False
+    began = view.history.began_at
+    checked = began is not None and peer.last_update > began + hindsight.check_interval
+    return checked or hindsight.confirms(peer)
+
+
+def _has_followed(peer: SiteStatus, view: MirrorView) -> bool:
     report = sync_report(peer)
     if view.mode is MirroringMode.JOURNAL:
-        return report.position is None or report.position[0] < view.history.began
-    return report.copied_until is None or report.copied_until < view.history.began
+        return report.position is not None and report.position[0] >= view.history.began
+    return report.copied_until is not None and report.copied_until >= view.history.began

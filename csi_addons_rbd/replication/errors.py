@@ -209,6 +209,12 @@ class ImageRecreating(Busy):
     reason = "IMAGE_RECREATING"
 
 
+class ImageBeingDeleted(Busy):
+    """rbd-mirror is deleting the image, since its primary is mirrored no longer."""
+
+    reason = "IMAGE_BEING_DELETED"
+
+
 class ImageChanged(Busy):
     """The image did not show, on a fresh read, what the call had just done."""
 

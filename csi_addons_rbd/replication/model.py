@@ -192,6 +192,11 @@ class History:
     began: int
     """Where the present primary epoch began: time of its first mirror snapshot in Unix
     seconds, or its first journal tag. 0 when the image is not primary."""
+    began_at: int | None
+    """When that was, in Unix seconds of this cluster's clock; ``None`` where nothing tells."""
+    followed: bool
+    """Whether the image itself shows that every peer has followed into that epoch: what they
+    still need of it, or of its journal, is of that epoch. False where that cannot be told."""
     complete: bool
     """Whether a whole copy of the image was ever here: true on a primary."""
     progress: str
@@ -235,6 +240,8 @@ class MirrorView:
     local: SiteStatus | None
     """``None`` when the local site has not written a status yet."""
     peers: tuple[SiteStatus, ...]
+    peered: bool
+    """Whether the pool has a peer at all, heard of or not."""
     history: History
 
     @property

@@ -45,6 +45,7 @@ class Observation:
     heartbeats: dict[str, tuple[int, float]] = field(default_factory=dict)
     progress: Lasting = field(default_factory=Lasting)
     undecided: Lasting = field(default_factory=Lasting)
+    unheard: Lasting = field(default_factory=Lasting)
     last_sync: int | None = None
     """Newest time at which a peer was known to have everything, Unix seconds."""
 
@@ -66,6 +67,15 @@ class Observation:
             return False
         last, since = self.heartbeats.get(status.site, (0, time.monotonic()))
         return status.last_update != last or time.monotonic() - since < STALE_AFTER
+
+    def may_speak(self, view: MirrorView) -> bool:
+        """Tell whether a peer has said nothing of the image yet, but may at any moment.
+
+        So it is for half a minute with every new image; silence then does not mean that
+        nobody is there.
+        """
+        lasted = self.unheard.observe(value=not view.peers)
+        return view.peered and not view.peers and lasted < STALE_AFTER
 
     def standstill(self, view: MirrorView) -> float:
         """Return for how many seconds nothing has moved towards this copy."""

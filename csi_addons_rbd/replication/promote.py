@@ -36,6 +36,8 @@ POLL: Final = 0.5
 """Seconds between two looks at an image that something is awaited on."""
 _STANDSTILL: Final = 60
 _UNDECIDED: Final = 90
+_RESTART: Final = 5
+"""Seconds for which a peer may be down without being lost, if its rbd-mirror is restarted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +58,18 @@ class Hindsight:
     """
 
     def __init__(self, check_interval: int) -> None:
-        self._begins = time.monotonic() + check_interval
+        self.check_interval = check_interval
+        self._began = time.monotonic()
         self._before: dict[str, int] | None = None
+
+    @property
+    def age(self) -> float:
+        """Seconds since the call began."""
+        return time.monotonic() - self._began
 
     def note(self, view: MirrorView) -> None:
         """Take in one reading; readings must come oldest first."""
-        if self._before is None and time.monotonic() >= self._begins:
+        if self._before is None and self.age >= self.check_interval:
             self._before = {each.site: each.last_update for each in view.statuses}
 
     def confirms(self, status: SiteStatus) -> bool:
@@ -98,7 +106,7 @@ def require_complete_copy(spec: ImageSpec, view: MirrorView, observation: Observ
     """Refuse, forced or not, what would make a half copied image primary."""
     if view.state is not MirrorState.CREATING and view.history.complete:
         return
-    if any(observation.alive(peer, view) for peer in view.peers):
+    if observation.may_speak(view) or any(observation.alive(each, view) for each in view.peers):
         raise FirstSyncRunning(
             f"the first copy of {spec} is not complete; {_local_words(view)}; ask again"
         )
@@ -183,6 +191,10 @@ class _Judge:
             )
         if _coming(view) and (alive or standstill < _STANDSTILL):
             return "the peer's last data is still coming"
+        if self.observation.may_speak(view):
+            return "no peer has spoken of the image yet"
+        if not alive and self.hindsight.age < _RESTART:
+            return "no peer is up at this moment"
         if not alive:
             raise self._unreachable(view)
         return self._undecided(alive)

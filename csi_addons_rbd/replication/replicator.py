@@ -137,7 +137,7 @@ class Replicator:
         if not view.primary:
             return
         _note_last_sync(image, view, observation)
-        demote(image, view, observation=observation, until=patience.until)
+        demote(image, view, observation=observation, patience=patience)
         if view.mode is MirroringMode.SNAPSHOT:
             self._scheduler.drop(image)
 

@@ -19,7 +19,7 @@ from grpc_status import rpc_status
 
 from csi_addons_rbd._proto import identity_pb2, identity_pb2_grpc, replication_pb2
 from csi_addons_rbd._proto import replication_pb2_grpc as services
-from lab import CHECK_INTERVAL, Site
+from lab import CHECK_INTERVAL, LabError, Site
 
 CONTROLLER_DEADLINE = 180
 """Seconds the controller gives each call."""
@@ -170,10 +170,12 @@ def settled(call: Any, *, codes: tuple[str, ...] = ("OK",), seconds: float = 150
 
 
 def mirror_status(site: Site, image: str) -> dict[str, Any]:
-    """Read an image's mirroring as an administrator sees it, independent of the driver."""
-    status: dict[str, Any] = json.loads(
-        site.rbd("mirror", "image", "status", f"{site.pool}/{image}", "--format", "json")
-    )
+    """Read an image's mirroring as an administrator sees it, or nothing before it is mirrored."""
+    try:
+        text = site.rbd("mirror", "image", "status", f"{site.pool}/{image}", "--format", "json")
+    except LabError:
+        return {}
+    status: dict[str, Any] = json.loads(text)
     return status
 
 

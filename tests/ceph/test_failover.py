@@ -97,6 +97,8 @@ def test_two_handles_of_one_image_exclude_each_other(
     ]
     for caller in callers:
         caller.start()
+    in_flight = 'calls_in_flight{method="/replication.Controller/PromoteVolume"} 2.0'
+    poll(lambda: in_flight in dr2.metrics(), 10, every=0.05)
     other = poll(lambda: _conflict(dr2.demote(local)), 10, every=0.05)
     assert other.short == ("ABORTED", "OPERATION_RUNNING")
     assert "promote has been running" in other.message
