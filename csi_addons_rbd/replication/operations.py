@@ -10,10 +10,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Final, Self
 
 from csi_addons_rbd.replication.errors import DeadlineExceeded, OperationRunning
 from csi_addons_rbd.replication.model import Answer, Call, ImageSpec
+
+_GRACE: Final = 1.0
+"""Seconds by which a joined wait ends later than its caller's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,8 @@ def _join(running: _Running, spec: ImageSpec, call: Call, deadline: Deadline) ->
             "ask again when it has ended"
         )
     try:
-        return running.answer.result(timeout=deadline.remaining)
+        # the serving process knows whose limit ends, so it is the one to say so
+        return running.answer.result(timeout=deadline.remaining + _GRACE)
     except TimeoutError as exc:
         raise DeadlineExceeded(
             f"{call.name} has been running on {spec} for {running.age} s and goes on; "

@@ -46,6 +46,23 @@ def mode(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="session")
+def standing(lab: Lab, drivers: dict[str, Driver]) -> dict[str, Volume]:
+    """One volume in each mode whose copy on dr2 follows dr1, for tests that leave it so."""
+    made = {mode: lab.make_volume("dr1", 16 << 20) for mode in MODES}
+    for mode, volume in made.items():
+        assert drivers["dr1"].enable(volume.handle, mirroringMode=mode).code == "OK"
+    for mode, volume in made.items():
+        follow(drivers["dr1"], drivers["dr2"], volume, mode)
+    return made
+
+
+@pytest.fixture
+def steady(standing: dict[str, Volume], mode: str) -> Volume:
+    """The standing volume of the mode: not to be changed."""
+    return standing[mode]
+
+
 @pytest.fixture
 def mirrored(dr1: Driver, dr2: Driver, volume: Volume, mode: str) -> Volume:
     """A volume whose copy on dr2 follows dr1."""

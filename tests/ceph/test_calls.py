@@ -122,7 +122,7 @@ def test_disable_on_the_primary_ends_it_on_both_sites(
     dr1: Driver, dr2: Driver, mirrored: Volume
 ) -> None:
     """The secondary is left alone, and goes when the primary is disabled; then it is gone."""
-    assert dr2.disable(mirrored.handle).code == "OK"
+    poll(lambda: dr2.disable(mirrored.handle).code == "OK", 90)
     assert mirrored.image in dr2.site.rbd("ls", dr2.site.pool).split()
     assert dr1.disable(mirrored.handle).code == "OK"
     poll(lambda: mirrored.image not in dr2.site.rbd("ls", dr2.site.pool).split(), 60)
@@ -133,15 +133,13 @@ def test_disable_on_the_primary_ends_it_on_both_sites(
         assert not image.features() & rbd.RBD_FEATURE_JOURNALING
 
 
-def test_info_tells_when_the_copy_was_last_whole(
-    dr1: Driver, dr2: Driver, mirrored: Volume
-) -> None:
+def test_info_tells_when_the_copy_was_last_whole(dr1: Driver, dr2: Driver, steady: Volume) -> None:
     """The primary's site tells the last sync; the secondary's says that it cannot."""
-    info = poll(lambda: dr1.info(mirrored.handle).response, 90)
+    info = poll(lambda: dr1.info(steady.handle).response, 90)
     assert info.last_sync_time.seconds > 0
     assert info.status == info.HEALTHY
     assert "every peer follows" in info.status_message
-    assert dr2.info(mirrored.handle).short == ("FAILED_PRECONDITION", "NOT_PRIMARY")
+    assert dr2.info(steady.handle).short == ("FAILED_PRECONDITION", "NOT_PRIMARY")
 
 
 def test_info_of_what_was_never_copied(dr1: Driver, volume: Volume) -> None:
@@ -150,40 +148,40 @@ def test_info_of_what_was_never_copied(dr1: Driver, volume: Volume) -> None:
     assert dr1.info(volume.handle).short == ("NOT_FOUND", "NEVER_SYNCED")
 
 
-def test_destination_is_symmetric(dr1: Driver, dr2: Driver, mirrored: Volume) -> None:
+def test_destination_is_symmetric(dr1: Driver, dr2: Driver, steady: Volume) -> None:
     """What dr2 is said to know the volume by leads back from there, by either handle."""
 
     def ask(driver: Driver, handle: str) -> str:
         answer = driver.destination(handle).response
         return str(answer.replication_destination.volume.volume_id)
 
-    there = ask(dr1, mirrored.handle)
-    assert there != mirrored.handle
+    there = ask(dr1, steady.handle)
+    assert there != steady.handle
     assert f"{dr2.site.pool_id:016x}" in there
-    assert ask(dr2, there) == mirrored.handle
-    assert ask(dr2, mirrored.handle) == mirrored.handle
+    assert ask(dr2, there) == steady.handle
+    assert ask(dr2, steady.handle) == steady.handle
     assert dr2.demote(there).code == "OK"
 
 
 def test_a_secondary_is_demoted_already_and_not_ready(
-    dr1: Driver, dr2: Driver, mirrored: Volume
+    dr1: Driver, dr2: Driver, steady: Volume
 ) -> None:
     """Demote repeats quickly; a healthy secondary of a live primary is never ready."""
-    demoted = dr2.demote(mirrored.handle)
+    demoted = dr2.demote(steady.handle)
     assert demoted.code == "OK"
     assert demoted.seconds < 5
-    before = image_id(dr2.site, mirrored)
-    assert dr2.resync(mirrored.handle).response.ready is False
-    assert dr2.resync(mirrored.handle, force=True).response.ready is False
-    assert image_id(dr2.site, mirrored) == before
-    assert dr1.resync(mirrored.handle, force=True).short == ("FAILED_PRECONDITION", "IS_PRIMARY")
+    before = image_id(dr2.site, steady)
+    assert dr2.resync(steady.handle).response.ready is False
+    assert dr2.resync(steady.handle, force=True).response.ready is False
+    assert image_id(dr2.site, steady) == before
+    assert dr1.resync(steady.handle, force=True).short == ("FAILED_PRECONDITION", "IS_PRIMARY")
 
 
-def test_promote_while_the_peer_is_primary_needs_force(dr2: Driver, mirrored: Volume) -> None:
+def test_promote_while_the_peer_is_primary_needs_force(dr2: Driver, steady: Volume) -> None:
     """A live primary elsewhere is the one case in which waiting is in vain."""
-    refused = settled(lambda: dr2.promote(mirrored.handle), codes=("FAILED_PRECONDITION",))
+    refused = settled(lambda: dr2.promote(steady.handle), codes=("FAILED_PRECONDITION",))
     assert refused.reason == "PEER_IS_PRIMARY"
-    assert not mirror_status(dr2.site, mirrored.image)["description"].startswith("local image is")
+    assert not mirror_status(dr2.site, steady.image)["description"].startswith("local image is")
 
 
 def test_resync_mode_always_resyncs_a_healthy_secondary_once(

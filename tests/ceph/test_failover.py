@@ -86,13 +86,13 @@ def _ready(driver: Driver, volume: Volume) -> bool:
 
 
 def test_two_handles_of_one_image_exclude_each_other(
-    dr1: Driver, dr2: Driver, mirrored: Volume
+    dr1: Driver, dr2: Driver, steady: Volume
 ) -> None:
     """A call in progress is joined by its like and named to any other, by whatever handle."""
-    local = dr1.destination(mirrored.handle).response.replication_destination.volume.volume_id
+    local = dr1.destination(steady.handle).response.replication_destination.volume.volume_id
     outcomes: list[Outcome] = []
     callers = [
-        threading.Thread(target=lambda: outcomes.append(dr2.promote(mirrored.handle)))
+        threading.Thread(target=lambda: outcomes.append(dr2.promote(steady.handle)))
         for _ in range(2)
     ]
     for caller in callers:

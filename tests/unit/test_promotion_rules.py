@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Promote without force: each row of the contract's table, decided from readings alone."""
+
+from dataclasses import replace
+
+import pytest
+
+from csi_addons_rbd.replication.errors import (
+    DriverError,
+    FirstSyncRunning,
+    MirrorDaemonDown,
+    NoCompleteCopy,
+    PeerIsPrimary,
+    PeerUnreachable,
+)
+from csi_addons_rbd.replication.model import (
+    Epoch,
+    History,
+    ImageSpec,
+    MirroringMode,
+    MirrorState,
+    MirrorView,
+    SiteState,
+    SiteStatus,
+)
+from csi_addons_rbd.replication.observations import Observation
+from csi_addons_rbd.replication.promote import Hindsight, _Judge, require_complete_copy
+
+NOW = 1_795_455_300
+SPEC = ImageSpec(cluster="site-dr2", pool="pool", pool_id=2, namespace="", image="csi-vol-1")
+PRIMARY = (SiteState.STOPPED, "local image is primary")
+DEMOTED = (SiteState.UNKNOWN, "remote image is not primary")
+REPLAYING = (SiteState.REPLAYING, 'replaying, {"replay_state":"idle"}')
+SYNCING = (SiteState.REPLAYING, 'replaying, {"replay_state":"syncing"}')
+STARTING = (SiteState.STARTING_REPLAY, "starting replay")
+
+
+def status(
+    site: str, says: tuple[SiteState, str], *, up: bool = True, written: int = NOW
+) -> SiteStatus:
+    """Make a status."""
+    state, description = says
+    return SiteStatus(site=site, up=up, state=state, description=description, last_update=written)
+
+
+def view(
+    local: SiteStatus | None, *peers: SiteStatus, epoch: Epoch = Epoch.NON_PRIMARY
+) -> MirrorView:
+    """Make a reading of a secondary with a whole copy."""
+    return MirrorView(
+        state=MirrorState.ENABLED,
+        mode=MirroringMode.SNAPSHOT,
+        primary=False,
+        image_id="abc",
+        local=local,
+        peers=peers,
+        peered=True,
+        history=History(
+            epoch=epoch,
+            mark=4,
+            began=0,
+            began_at=None,
+            followed=False,
+            complete=True,
+            progress="",
+        ),
+    )
+
+
+def later(seen: MirrorView, seconds: int) -> MirrorView:
+    """Return the same reading with statuses written later."""
+
+    def rewritten(each: SiteStatus) -> SiteStatus:
+        return replace(each, last_update=each.last_update + seconds)
+
+    return replace(
+        seen,
+        local=rewritten(seen.local) if seen.local else None,
+        peers=tuple(map(rewritten, seen.peers)),
+    )
+
+
+def judge(first: MirrorView, *, check_interval: int = 0, age: float = 60) -> _Judge:
+    """Begin to judge at a first reading, as a call that began ``age`` seconds ago."""
+    hindsight, observation = Hindsight(check_interval), Observation()
+    hindsight.note(first)
+    hindsight._began -= age
+    observation.note(first)
+    return _Judge(
+        spec=SPEC, start=first.newest_update, hindsight=hindsight, observation=observation
+    )
+
+
+def test_a_whole_demotion_is_promoted() -> None:
+    """All of the peer's history is here: librbd may be asked, whatever the statuses say."""
+    seen = view(status("", REPLAYING), status("a", PRIMARY), epoch=Epoch.NON_PRIMARY_DEMOTED)
+    assert judge(seen).obstacle(seen) is None
+
+
+@pytest.mark.parametrize(
+    ("seen", "refusal"),
+    [
+        (view(status("", REPLAYING), status("a", PRIMARY)), PeerIsPrimary),
+        (view(status("", REPLAYING), status("a", PRIMARY, up=False)), PeerUnreachable),
+        (view(status("", REPLAYING, up=False), status("a", DEMOTED)), MirrorDaemonDown),
+        (
+            view(
+                status("", DEMOTED, up=False),
+                status("a", DEMOTED),
+                epoch=Epoch.PRIMARY_DEMOTED,
+            ),
+            MirrorDaemonDown,
+        ),
+        (
+            view(
+                status("", DEMOTED),
+                status("a", DEMOTED, up=False),
+                epoch=Epoch.PRIMARY_DEMOTED,
+            ),
+            PeerUnreachable,
+        ),
+    ],
+)
+def test_when_waiting_is_in_vain(seen: MirrorView, refusal: type[DriverError]) -> None:
+    """Force is offered, or the daemon named, only on statuses that cannot be older."""
+    with pytest.raises(refusal):
+        judge(seen).obstacle(later(seen, 5))
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        view(status("", REPLAYING), status("a", DEMOTED)),
+        view(status("", REPLAYING), status("a", DEMOTED, up=False)),
+        view(status("", DEMOTED), status("a", STARTING)),
+        view(status("", SYNCING), status("a", STARTING)),
+        view(status("", REPLAYING), status("a", STARTING)),
+        view(status("", REPLAYING)),
+    ],
+)
+def test_when_waiting_is_right(seen: MirrorView) -> None:
+    """As long as data may come, or a peer may speak, nobody is told to force."""
+    assert judge(seen).obstacle(later(seen, 5))
+
+
+def test_an_old_word_of_a_primary_is_not_believed() -> None:
+    """A heartbeat of the time before the demotion must not lead to a forced failover."""
+    seen = view(status("", REPLAYING), status("a", PRIMARY))
+    assert judge(seen).obstacle(seen)
+    repeated = judge(seen, check_interval=30, age=0)
+    repeated.hindsight.note(later(seen, 5))
+    assert repeated.obstacle(later(seen, 10))
+
+
+def test_a_peer_that_restarts_is_not_lost_yet() -> None:
+    """Down for a moment is no reason to force; down for good is."""
+    seen = view(status("", REPLAYING), status("a", PRIMARY, up=False))
+    assert judge(seen, age=1).obstacle(seen)
+
+
+def test_the_last_primary_waits_for_every_site_to_look_again() -> None:
+    """librbd's acceptance proves nothing after this site's own demotion."""
+    seen = view(status("", DEMOTED), status("a", DEMOTED), epoch=Epoch.PRIMARY_DEMOTED)
+    started = judge(seen)
+    assert started.obstacle(seen)
+    half = replace(seen, local=later(seen, 5).local)
+    assert started.obstacle(half)
+    assert started.obstacle(later(seen, 5)) is None
+    risen = later(view(status("", DEMOTED), status("a", PRIMARY), epoch=Epoch.PRIMARY_DEMOTED), 5)
+    assert started.obstacle(risen)
+
+
+def test_a_silent_peer_is_lost_whatever_it_reads() -> None:
+    """A status that is 90 s older than another's is stale, though it reads up."""
+    seen = view(status("", REPLAYING), status("a", PRIMARY, written=NOW - 90))
+    with pytest.raises(PeerUnreachable):
+        judge(seen).obstacle(seen)
+
+
+def test_a_half_made_copy_is_never_promoted() -> None:
+    """Nor by force: with a peer it will be completed, without there is nothing to promote."""
+    whole = view(status("", SYNCING), status("a", PRIMARY))
+    partial = replace(whole, history=replace(whole.history, complete=False))
+    observation = Observation()
+    require_complete_copy(SPEC, whole, observation)
+    with pytest.raises(FirstSyncRunning):
+        require_complete_copy(SPEC, partial, observation)
+    lost = replace(partial, peers=(status("a", PRIMARY, up=False),))
+    with pytest.raises(NoCompleteCopy):
+        require_complete_copy(SPEC, lost, observation)
+    creating = replace(whole, state=MirrorState.CREATING)
+    with pytest.raises(FirstSyncRunning):
+        require_complete_copy(SPEC, creating, observation)
