@@ -84,7 +84,7 @@ def test_split_brain_is_resolved_towards_the_primary_only(
         assert seen.reason == "SPLIT_BRAIN"
         assert read(dr1.site, volume, 10, 4096) != b"after loss"
         _resync_once(dr1, volume)
-        assert checksum(dr1.site, volume) == checksum(dr2.site, volume)
+        poll(lambda volume=volume: checksum(dr1.site, volume) == checksum(dr2.site, volume), 60)
         assert _csi_image_id(dr1, volume) != image_id(dr1.site, volume)
 
 
