@@ -215,6 +215,12 @@ class ImageBeingDeleted(Busy):
     reason = "IMAGE_BEING_DELETED"
 
 
+class MirrorDaemonHoldsImage(Busy):
+    """Promoted, but rbd-mirror of this site keeps the exclusive lock: no write gets through."""
+
+    reason = "MIRROR_DAEMON_HOLDS_IMAGE"
+
+
 class ImageChanged(Busy):
     """The image did not show, on a fresh read, what the call had just done."""
 

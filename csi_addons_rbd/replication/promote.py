@@ -15,6 +15,7 @@ from csi_addons_rbd.replication.errors import (
     FirstSyncRunning,
     ImageChanged,
     MirrorDaemonDown,
+    MirrorDaemonHoldsImage,
     NoCompleteCopy,
     PeerIsPrimary,
     PeerUnreachable,
@@ -34,6 +35,7 @@ from csi_addons_rbd.replication.sync_info import Role, role, sync_report, text
 
 POLL: Final = 0.5
 """Seconds between two looks at an image that something is awaited on."""
+_HOLDING: Final = (SiteState.STARTING_REPLAY, SiteState.REPLAYING, SiteState.STOPPING_REPLAY)
 _STANDSTILL: Final = 60
 _UNDECIDED: Final = 90
 _RESTART: Final = 5
@@ -98,8 +100,33 @@ def promote(
         _insist(image, patience)
     else:
         _await_data(image, view, observation, patience)
-    if not image.view().primary:
+    view = image.view()
+    if not view.primary:
         raise ImageChanged(f"{image.spec} was promoted, but does not read primary; ask again")
+
+    if force:
+        _await_release(image, view, patience)
+
+
+def _await_release(image: MirroredImage, view: MirrorView, patience: Patience) -> None:
+    """Wait until rbd-mirror of this site has let go of what it replayed.
+
+    In journal mode it may hang on the lost peer while it stops, with the exclusive lock in its
+    hands: the image is primary then, and yet refuses every write as read-only.
+    """
+    while _replaying(view) and (holders := image.holders()):
+        if patience.until.remaining <= 0:
+            raise MirrorDaemonHoldsImage(
+                f"{image.spec} is promoted, but cannot be written yet: rbd-mirror of this site "
+                f"({', '.join(holders)}) hangs on the lost peer and keeps the exclusive lock; "
+                "restart that rbd-mirror"
+            )
+        time.sleep(POLL)
+        view = image.view()
+
+
+def _replaying(view: MirrorView) -> bool:
+    return view.local is not None and view.local.state in _HOLDING
 
 
 def require_complete_copy(spec: ImageSpec, view: MirrorView, observation: Observation) -> None:
