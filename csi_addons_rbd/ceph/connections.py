@@ -109,13 +109,13 @@ class Connections:
         try:
             connection.ready.set_result(self._dial(key))
         except BaseException as exc:
+            self._drop(key, connection)
             connection.ready.set_exception(exc)
             raise
 
     def _dial(self, key: _Key) -> rados.Rados:
-        cluster = rados.Rados(rados_id=key.user, conf=self._conf(key))
-        where = f"connecting to {', '.join(key.monitors)} as client.{key.user}"
-        with translating(where):
+        with translating(f"connecting to {', '.join(key.monitors)} as client.{key.user}"):
+            cluster = rados.Rados(rados_id=key.user, conf=self._conf(key))
             try:
                 cluster.connect()
             except rados.Error:

@@ -66,9 +66,16 @@ class CephImage:
     def holders(self) -> tuple[str, ...]:
         """Name the clients that hold a lock; the exclusive lock shows among them, too."""
         with self._pool(Purpose.READ, "reading the locks of") as ioctx, self._read(ioctx) as image:
-            lockers = image.list_lockers()
-        found = lockers["lockers"] if lockers else []
-        return tuple(f"{client} at {address}" for client, _, address in found)
+            return tuple(
+                _name(locker) for locker in _lockers(image) if locker[0] != _mirror_daemon(image)
+            )
+
+    def held_by_mirror_daemon(self) -> str | None:
+        """Name this site's rbd-mirror if it holds a lock on the image."""
+        with self._pool(Purpose.READ, "reading the locks of") as ioctx, self._read(ioctx) as image:
+            lockers = _lockers(image)
+            daemon = _mirror_daemon(image) if lockers else None
+            return next((_name(locker) for locker in lockers if locker[0] == daemon), None)
 
     def enable(self, mode: MirroringMode) -> None:
         """Switch mirroring on, and first the features that journal mode needs."""
@@ -193,6 +200,24 @@ class CephImage:
                 ) from exc
             switched_on = int(_metadata(image).get(_SWITCHED_ON, 0)) | feature
             image.metadata_set(_NOTES + _SWITCHED_ON, str(switched_on))
+
+
+def _lockers(image: rbd.Image) -> list[tuple[str, str, str]]:
+    lockers = image.list_lockers()
+    return lockers["lockers"] if lockers else []
+
+
+def _name(locker: tuple[str, str, str]) -> str:
+    client, _, address = locker
+    return f"{client} at {address}"
+
+
+def _mirror_daemon(image: rbd.Image) -> str | None:
+    """Return the client that this site's rbd-mirror handles the image with."""
+    try:
+        return f"client.{image.mirror_image_get_instance_id()}"
+    except (rbd.ObjectNotFound, rbd.ImageNotFound, rbd.InvalidArgument):
+        return None
 
 
 def read_record(ioctx: rados.Ioctx, spec: ImageSpec) -> ResyncRecord | None:

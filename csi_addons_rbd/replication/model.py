@@ -368,7 +368,11 @@ class MirroredImage(Protocol):
         ...
 
     def holders(self) -> tuple[str, ...]:
-        """Name the clients that hold the exclusive lock or another lock on the image."""
+        """Name the clients, other than rbd-mirror, that hold a lock on the image."""
+        ...
+
+    def held_by_mirror_daemon(self) -> str | None:
+        """Name this site's rbd-mirror if it holds a lock on the image."""
         ...
 
     def enable(self, mode: MirroringMode) -> None:

@@ -114,11 +114,11 @@ def _await_release(image: MirroredImage, view: MirrorView, patience: Patience) -
     In journal mode it may hang on the lost peer while it stops, with the exclusive lock in its
     hands: the image is primary then, and yet refuses every write as read-only.
     """
-    while _replaying(view) and (holders := image.holders()):
+    while _replaying(view) and (holder := image.held_by_mirror_daemon()):
         if patience.until.remaining <= 0:
             raise MirrorDaemonHoldsImage(
                 f"{image.spec} is promoted, but cannot be written yet: rbd-mirror of this site "
-                f"({', '.join(holders)}) hangs on the lost peer and keeps the exclusive lock; "
+                f"({holder}) hangs on the lost peer and keeps the exclusive lock; "
                 "restart that rbd-mirror"
             )
         time.sleep(POLL)
@@ -147,7 +147,7 @@ def _insist(image: MirroredImage, patience: Patience) -> None:
     """Force: rbd-mirror lets go of a replaying image only after a while (EBUSY, EROFS)."""
     while not image.promote(force=True):
         if patience.until.remaining <= 0:
-            holders = ", ".join(image.holders()) or "nobody that shows"
+            holders = ", ".join(image.holders()) or image.held_by_mirror_daemon() or "nobody"
             raise Busy(
                 f"{image.spec} cannot be promoted by force yet: librbd finds it in use, "
                 f"held by {holders}; rbd-mirror of this site lets go when it runs or is dead "
