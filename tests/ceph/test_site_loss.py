@@ -50,8 +50,11 @@ def forced(lost: dict[str, Volume], drivers: dict[str, Driver]) -> dict[str, Vol
 
     with ThreadPoolExecutor() as executor:
         list(executor.map(fail_over, lost.values()))
+    site = drivers["dr2"].site
     for volume in lost.values():
-        write(drivers["dr2"].site, volume, b"after loss", 4096)
+        write(site, volume, b"after loss", 4096)
+    # in snapshot mode only a mirror snapshot carries the write over; journal mode needs none
+    site.rbd("mirror", "image", "snapshot", f"{site.pool}/{lost['snapshot'].image}")
     return lost
 
 
