@@ -44,7 +44,7 @@ class Slow:
             target=lambda: operations.run(SPEC, call, self.work, Deadline.after(0)), daemon=True
         )
         self.thread.start()
-        assert self.began.wait(2)
+        assert self.began.wait(20)
 
     def work(self) -> Answer:
         """Count, wait, answer."""
