@@ -86,6 +86,8 @@ class Driver:
                     *("--config-dir", str(site.config_dir)),
                     *("--metrics-address", f"127.0.0.1:{self._port}"),
                     *("--state-check-interval", str(CHECK_INTERVAL)),
+                    # an audience waits less patiently than a controller
+                    *("--promote-wait", "20"),
                     *("--log-level", "debug", "--log-format", "json"),
                 ],
                 stdin=subprocess.DEVNULL,
