@@ -23,8 +23,8 @@ from csi_addons_rbd.cluster_files import (
 )
 from csi_addons_rbd.config import CONFIG_FILE, MAPPING_FILE
 from csi_addons_rbd.metrics import Metrics
+from csi_addons_rbd.replication.calls import Place
 from csi_addons_rbd.replication.errors import ClusterNotConfigured
-from csi_addons_rbd.replication.model import Place
 from csi_addons_rbd.replication.volume_id import VolumeId
 
 _log = structlog.get_logger(__name__)

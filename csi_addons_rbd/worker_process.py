@@ -15,6 +15,7 @@ from typing import Final, Self
 
 import structlog
 
+from csi_addons_rbd.replication.calls import Answer, Ask, Call, Place, Reply
 from csi_addons_rbd.replication.errors import (
     ClusterUnreachable,
     DeadlineExceeded,
@@ -22,7 +23,6 @@ from csi_addons_rbd.replication.errors import (
     Exhausted,
     WorkerLost,
 )
-from csi_addons_rbd.replication.model import Answer, Ask, Call, Place, Reply
 
 _log = structlog.get_logger(__name__)
 _REAP_SECONDS: Final = 1.0

@@ -20,8 +20,8 @@ import structlog
 
 from csi_addons_rbd.config import Config
 from csi_addons_rbd.metrics import Metrics
+from csi_addons_rbd.replication.calls import Answer, Call, Place
 from csi_addons_rbd.replication.errors import Unavailable, VolumeNotFound
-from csi_addons_rbd.replication.model import Answer, Call, Place
 from csi_addons_rbd.worker_process import Wait, Worker
 
 _log = structlog.get_logger(__name__)

@@ -15,14 +15,8 @@ from csi_addons_rbd._proto import replication_pb2 as pb
 from csi_addons_rbd._proto import replication_pb2_grpc
 from csi_addons_rbd.api import requests
 from csi_addons_rbd.clusters import ClusterMap
+from csi_addons_rbd.replication.calls import Answer, Call, Located, ReplicationInfo, Resynced
 from csi_addons_rbd.replication.errors import DeadlineExceeded, InternalError
-from csi_addons_rbd.replication.model import (
-    Answer,
-    Call,
-    Located,
-    ReplicationInfo,
-    Resynced,
-)
 from csi_addons_rbd.worker_process import Wait
 from csi_addons_rbd.workers import Workers
 

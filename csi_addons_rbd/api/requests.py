@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Protobuf in, the frozen calls of ``model.py`` out.
+"""Protobuf in, the frozen calls of ``calls.py`` out.
 
 Everything wrong with a request itself is found here, before any cluster is asked: each text
 names the field, what came and what is accepted, and never shows a secret.
@@ -31,13 +31,7 @@ from typing import Final, Protocol, TypeVar
 import structlog
 
 from csi_addons_rbd._proto import replication_pb2 as pb
-from csi_addons_rbd.replication.errors import (
-    InvalidParameter,
-    InvalidRequest,
-    Unauthenticated,
-    Unsupported,
-)
-from csi_addons_rbd.replication.model import (
+from csi_addons_rbd.replication.calls import (
     Credentials,
     DemoteCall,
     DestinationCall,
@@ -49,6 +43,12 @@ from csi_addons_rbd.replication.model import (
     PromoteCall,
     ResyncCall,
     Schedule,
+)
+from csi_addons_rbd.replication.errors import (
+    InvalidParameter,
+    InvalidRequest,
+    Unauthenticated,
+    Unsupported,
 )
 from csi_addons_rbd.replication.volume_id import VolumeId
 

@@ -18,13 +18,13 @@ from typing import Final
 import rados
 
 from csi_addons_rbd.ceph.translate import translating
+from csi_addons_rbd.replication.calls import Credentials
 from csi_addons_rbd.replication.errors import (
     ClientBlocklisted,
     ClusterUnreachable,
     PermissionDenied,
     Unauthenticated,
 )
-from csi_addons_rbd.replication.model import Credentials
 
 _BREAKING: Final = (ClientBlocklisted, ClusterUnreachable, PermissionDenied, Unauthenticated)
 

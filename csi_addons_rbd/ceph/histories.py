@@ -12,7 +12,7 @@ import rados
 import rbd
 
 from csi_addons_rbd.ceph.rbd_journal import epoch_start, read_clients, read_tags
-from csi_addons_rbd.replication.model import Epoch, History
+from csi_addons_rbd.replication.image import Epoch, History
 
 NOTHING: Final = History(
     epoch=Epoch.NONE,

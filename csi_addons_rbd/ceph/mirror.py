@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mirror calls on one image: fulfils ``model.MirroredImage`` with librbd."""
+"""The mirror calls on one image: fulfils ``image.MirroredImage`` with librbd."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -14,16 +14,9 @@ from csi_addons_rbd.ceph.connections import Connections, Purpose
 from csi_addons_rbd.ceph.schedules import keep_schedule
 from csi_addons_rbd.ceph.translate import translating
 from csi_addons_rbd.ceph.views import MODES, read_view
+from csi_addons_rbd.replication.calls import Credentials, MirroringMode, Schedule
 from csi_addons_rbd.replication.errors import FeaturesMissing, ImageHasDependents
-from csi_addons_rbd.replication.model import (
-    Credentials,
-    ImageSpec,
-    MirroringMode,
-    MirrorView,
-    PoolMirroring,
-    ResyncRecord,
-    Schedule,
-)
+from csi_addons_rbd.replication.image import ImageSpec, MirrorView, PoolMirroring, ResyncRecord
 
 # metadata below ".rbd" belongs to one site: librbd does not mirror it
 _NOTES: Final = ".rbd.csi-addons-rbd."

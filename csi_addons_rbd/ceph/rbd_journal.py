@@ -14,7 +14,7 @@ from typing import Final
 
 import rados
 
-from csi_addons_rbd.replication.model import Epoch
+from csi_addons_rbd.replication.image import Epoch
 
 _LOCAL: Final = ""
 _ORPHAN: Final = "<orphan>"

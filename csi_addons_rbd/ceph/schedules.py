@@ -12,8 +12,9 @@ from typing import Any, Final
 import rados
 
 from csi_addons_rbd.ceph.translate import translating
+from csi_addons_rbd.replication.calls import Schedule
 from csi_addons_rbd.replication.errors import ManagerUnavailable
-from csi_addons_rbd.replication.model import ImageSpec, Schedule
+from csi_addons_rbd.replication.image import ImageSpec
 
 _PREFIX: Final = "rbd mirror snapshot schedule"
 _MINUTES: Final = {"m": 1, "h": 60, "d": 24 * 60}

@@ -9,13 +9,8 @@ import rados
 import rbd
 
 from csi_addons_rbd.ceph.histories import NOTHING, journal_history, snapshot_history
-from csi_addons_rbd.replication.model import (
-    MirroringMode,
-    MirrorState,
-    MirrorView,
-    SiteState,
-    SiteStatus,
-)
+from csi_addons_rbd.replication.calls import MirroringMode
+from csi_addons_rbd.replication.image import MirrorState, MirrorView, SiteState, SiteStatus
 
 MODES: Final = {
     MirroringMode.JOURNAL: rbd.RBD_MIRROR_IMAGE_MODE_JOURNAL,

@@ -14,13 +14,14 @@ import rbd
 from csi_addons_rbd.ceph.connections import Connections, Purpose
 from csi_addons_rbd.ceph.mirror import CephImage, read_record
 from csi_addons_rbd.ceph.translate import translated, translating
+from csi_addons_rbd.replication.calls import Call, Place
 from csi_addons_rbd.replication.errors import (
     ImageBeingDeleted,
     ImageInTrash,
     PermissionDenied,
     VolumeNotFound,
 )
-from csi_addons_rbd.replication.model import Absent, Call, Found, ImageSpec, Place
+from csi_addons_rbd.replication.image import Absent, Found, ImageSpec
 
 IMAGE_NAME: Final = "csi.imagename"
 

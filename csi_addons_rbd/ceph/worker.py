@@ -21,13 +21,13 @@ from csi_addons_rbd.ceph.connections import Connections
 from csi_addons_rbd.ceph.volumes import Volumes
 from csi_addons_rbd.config import Config
 from csi_addons_rbd.logs import configure
+from csi_addons_rbd.replication.calls import Answer, Ask, Reply
 from csi_addons_rbd.replication.errors import (
     ClientBlocklisted,
     DriverError,
     Exhausted,
     InternalError,
 )
-from csi_addons_rbd.replication.model import Answer, Ask, Reply
 from csi_addons_rbd.replication.operations import Deadline
 from csi_addons_rbd.replication.replicator import Replicator
 

@@ -4,13 +4,9 @@
 import time
 from typing import Final
 
+from csi_addons_rbd.replication.calls import MirroringMode
 from csi_addons_rbd.replication.errors import DriverError, ImageChanged, ImageInUse, PeerBehind
-from csi_addons_rbd.replication.model import (
-    MirroredImage,
-    MirroringMode,
-    MirrorView,
-    SiteStatus,
-)
+from csi_addons_rbd.replication.image import MirroredImage, MirrorView, SiteStatus
 from csi_addons_rbd.replication.observations import Observation
 from csi_addons_rbd.replication.operations import Deadline
 from csi_addons_rbd.replication.promote import POLL, Hindsight, Patience

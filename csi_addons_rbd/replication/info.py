@@ -5,16 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from csi_addons_rbd.replication.calls import Health, MirroringMode, ReplicationInfo
 from csi_addons_rbd.replication.errors import NotPrimary, SyncInfoMissing
-from csi_addons_rbd.replication.model import (
-    Health,
-    ImageSpec,
-    MirroringMode,
-    MirrorView,
-    ReplicationInfo,
-    SiteState,
-    SiteStatus,
-)
+from csi_addons_rbd.replication.image import ImageSpec, MirrorView, SiteState, SiteStatus
 from csi_addons_rbd.replication.observations import Observation
 from csi_addons_rbd.replication.scheduling import Wanted, wanted_schedule
 from csi_addons_rbd.replication.sync_info import Role, SyncReport, role, sync_report, text

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Final
 
-from csi_addons_rbd.replication.model import ImageSpec, MirrorView, SiteStatus
+from csi_addons_rbd.replication.image import ImageSpec, MirrorView, SiteStatus
 from csi_addons_rbd.replication.sync_info import sync_report, text
 
 STALE_AFTER: Final = 90

@@ -12,8 +12,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Final, Self
 
+from csi_addons_rbd.replication.calls import Answer, Call
 from csi_addons_rbd.replication.errors import DeadlineExceeded, OperationRunning
-from csi_addons_rbd.replication.model import Answer, Call, ImageSpec
+from csi_addons_rbd.replication.image import ImageSpec
 
 _GRACE: Final = 1.0
 """Seconds by which a joined wait ends later than its caller's own."""

@@ -20,7 +20,7 @@ from csi_addons_rbd.replication.errors import (
     PeerIsPrimary,
     PeerUnreachable,
 )
-from csi_addons_rbd.replication.model import (
+from csi_addons_rbd.replication.image import (
     Epoch,
     ImageSpec,
     MirroredImage,

@@ -4,29 +4,25 @@
 from functools import partial
 from typing import Final
 
-from csi_addons_rbd.replication.demote import demote
-from csi_addons_rbd.replication.errors import ImageRecreating, NotEnabled
-from csi_addons_rbd.replication.info import LAST_SYNC_NOTE, last_sync, replication_info
-from csi_addons_rbd.replication.model import (
-    Absent,
+from csi_addons_rbd.replication.calls import (
     Answer,
     Call,
     DemoteCall,
     DestinationCall,
     DisableCall,
     EnableCall,
-    Found,
     InfoCall,
     Located,
-    MirroredImage,
     MirroringMode,
-    MirrorState,
-    MirrorView,
     PromoteCall,
     ResyncCall,
     Resynced,
     Schedule,
 )
+from csi_addons_rbd.replication.demote import demote
+from csi_addons_rbd.replication.errors import ImageRecreating, NotEnabled
+from csi_addons_rbd.replication.image import Absent, Found, MirroredImage, MirrorState, MirrorView
+from csi_addons_rbd.replication.info import LAST_SYNC_NOTE, last_sync, replication_info
 from csi_addons_rbd.replication.observations import Observation, Observations
 from csi_addons_rbd.replication.operations import Deadline, Operations
 from csi_addons_rbd.replication.promote import Patience, promote

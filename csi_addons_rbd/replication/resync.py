@@ -11,6 +11,7 @@ from typing import Final
 
 import structlog
 
+from csi_addons_rbd.replication.calls import ResyncCall
 from csi_addons_rbd.replication.errors import (
     ImageChanged,
     IsPrimary,
@@ -18,12 +19,11 @@ from csi_addons_rbd.replication.errors import (
     NoGoodCopyElsewhere,
     SplitBrain,
 )
-from csi_addons_rbd.replication.model import (
+from csi_addons_rbd.replication.image import (
     Epoch,
     MirroredImage,
     MirrorState,
     MirrorView,
-    ResyncCall,
     ResyncRecord,
 )
 from csi_addons_rbd.replication.observations import Observation

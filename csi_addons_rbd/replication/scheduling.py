@@ -15,8 +15,9 @@ from typing import Final
 
 import structlog
 
+from csi_addons_rbd.replication.calls import Schedule
 from csi_addons_rbd.replication.errors import DriverError
-from csi_addons_rbd.replication.model import ImageSpec, MirroredImage, Schedule
+from csi_addons_rbd.replication.image import ImageSpec, MirroredImage
 from csi_addons_rbd.replication.operations import Deadline
 
 SCHEDULE_NOTE: Final = "schedule"

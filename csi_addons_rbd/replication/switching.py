@@ -4,6 +4,7 @@
 from collections.abc import Callable
 from typing import Final
 
+from csi_addons_rbd.replication.calls import EnableCall
 from csi_addons_rbd.replication.errors import (
     ImageChanged,
     MirroringDisabling,
@@ -12,8 +13,7 @@ from csi_addons_rbd.replication.errors import (
     SecondaryUnhealthy,
     Unsupported,
 )
-from csi_addons_rbd.replication.model import (
-    EnableCall,
+from csi_addons_rbd.replication.image import (
     MirroredImage,
     MirrorState,
     MirrorView,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-from csi_addons_rbd.replication.model import SiteState, SiteStatus
+from csi_addons_rbd.replication.image import SiteState, SiteStatus
 
 
 class Role(Enum):

@@ -16,8 +16,7 @@ from pathlib import Path
 from csi_addons_rbd import __main__ as driver
 from csi_addons_rbd.command_line import parse
 from csi_addons_rbd.config import Config
-from csi_addons_rbd.replication.errors import SplitBrain, VolumeNotFound
-from csi_addons_rbd.replication.model import (
+from csi_addons_rbd.replication.calls import (
     Answer,
     Ask,
     Call,
@@ -33,6 +32,7 @@ from csi_addons_rbd.replication.model import (
     ResyncCall,
     Resynced,
 )
+from csi_addons_rbd.replication.errors import SplitBrain, VolumeNotFound
 from csi_addons_rbd.replication.volume_id import VolumeId
 
 UUID = "11111111-2222-3333-4444-555555555555"

@@ -5,16 +5,16 @@ import threading
 
 import pytest
 
-from csi_addons_rbd.replication.errors import DeadlineExceeded, OperationRunning, PeerBehind
-from csi_addons_rbd.replication.model import (
+from csi_addons_rbd.replication.calls import (
     Answer,
     Call,
     Credentials,
     DemoteCall,
-    ImageSpec,
     PromoteCall,
     Resynced,
 )
+from csi_addons_rbd.replication.errors import DeadlineExceeded, OperationRunning, PeerBehind
+from csi_addons_rbd.replication.image import ImageSpec
 from csi_addons_rbd.replication.operations import Deadline, Operations
 from csi_addons_rbd.replication.volume_id import VolumeId
 

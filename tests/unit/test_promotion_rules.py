@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from csi_addons_rbd.replication.calls import MirroringMode
 from csi_addons_rbd.replication.errors import (
     DriverError,
     FirstSyncRunning,
@@ -13,11 +14,10 @@ from csi_addons_rbd.replication.errors import (
     PeerIsPrimary,
     PeerUnreachable,
 )
-from csi_addons_rbd.replication.model import (
+from csi_addons_rbd.replication.image import (
     Epoch,
     History,
     ImageSpec,
-    MirroringMode,
     MirrorState,
     MirrorView,
     SiteState,

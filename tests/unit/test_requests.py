@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 
 from csi_addons_rbd._proto import replication_pb2 as pb
 from csi_addons_rbd.api import requests
+from csi_addons_rbd.replication.calls import Call, FlattenMode, MirroringMode, Schedule
 from csi_addons_rbd.replication.errors import (
     InvalidHandle,
     InvalidParameter,
@@ -16,7 +17,6 @@ from csi_addons_rbd.replication.errors import (
     Unauthenticated,
     Unsupported,
 )
-from csi_addons_rbd.replication.model import Call, FlattenMode, MirroringMode, Schedule
 
 _HANDLE = "0001-0001-a-0000000000000002-11111111-2222-3333-4444-555555555555"
 _KEY = stand_in.KEY

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csi_addons_rbd.replication.model import SiteState, SiteStatus
+from csi_addons_rbd.replication.image import SiteState, SiteStatus
 from csi_addons_rbd.replication.sync_info import Role, role, sync_report, text
 
 IDLE = (
