@@ -4,10 +4,10 @@
 TOX := .venv/bin/tox run --quiet -e
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint typing protos drift unit ceph clean
+.PHONY: help setup demo test lint typing protos drift unit ceph conformance clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what is missing (Debian packages) and make .venv
 	@scripts/setup
@@ -18,7 +18,7 @@ demo: setup ## Watch a volume replicate, fail over and survive, on two real Ceph
 test: setup ## Run everything: lint, typing, stubs, unit tests, calls on two real Ceph sites
 	@$(TOX) lint,typing,drift,unit,ceph
 
-lint typing drift unit ceph: setup
+lint typing drift unit ceph conformance: setup
 	@$(TOX) $@
 
 lint: ## Style, spelling, import contracts
@@ -26,6 +26,7 @@ typing: ## mypy, strict
 drift: ## Are the stubs those of protos/?
 unit: ## Tests that need no Ceph
 ceph: ## The calls on two real Ceph sites
+conformance: ## Every row of the contract, on two real Ceph sites
 
 protos: setup ## Write the stubs of protos/ anew
 	@scripts/protos
