@@ -4,15 +4,18 @@
 # source: csi_addons_conformance/_proto/identity.proto
 # Protobuf Python Version: 6.31.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 6, 31, 1, "", "csi_addons_conformance/_proto/identity.proto"
+    _runtime_version.Domain.PUBLIC,
+    6,
+    31,
+    1,
+    '',
+    'csi_addons_conformance/_proto/identity.proto'
 )
 # @@protoc_insertion_point(imports)
 
@@ -22,59 +25,55 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n,csi_addons_conformance/_proto/identity.proto\x12\x08identity\x1a\x1egoogle/protobuf/wrappers.proto"\x14\n\x12GetIdentityRequest"\xab\x01\n\x13GetIdentityResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0evendor_version\x18\x02 \x01(\t\x12=\n\x08manifest\x18\x03 \x03(\x0b\x32+.identity.GetIdentityResponse.ManifestEntry\x1a/\n\rManifestEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01"\x18\n\x16GetCapabilitiesRequest"E\n\x17GetCapabilitiesResponse\x12*\n\x0c\x63\x61pabilities\x18\x01 \x03(\x0b\x32\x14.identity.Capability"\xb2\n\n\nCapability\x12/\n\x07service\x18\x01 \x01(\x0b\x32\x1c.identity.Capability.ServiceH\x00\x12:\n\rreclaim_space\x18\x02 \x01(\x0b\x32!.identity.Capability.ReclaimSpaceH\x00\x12:\n\rnetwork_fence\x18\x03 \x01(\x0b\x32!.identity.Capability.NetworkFenceH\x00\x12\x44\n\x12volume_replication\x18\x04 \x01(\x0b\x32&.identity.Capability.VolumeReplicationH\x00\x12\x38\n\x0cvolume_group\x18\x05 \x01(\x0b\x32 .identity.Capability.VolumeGroupH\x00\x12M\n\x17\x65ncryption_key_rotation\x18\x06 \x01(\x0b\x32*.identity.Capability.EncryptionKeyRotationH\x00\x1ay\n\x07Service\x12/\n\x04type\x18\x01 \x01(\x0e\x32!.identity.Capability.Service.Type"=\n\x04Type\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x16\n\x12\x43ONTROLLER_SERVICE\x10\x01\x12\x10\n\x0cNODE_SERVICE\x10\x02\x1ar\n\x0cReclaimSpace\x12\x34\n\x04type\x18\x01 \x01(\x0e\x32&.identity.Capability.ReclaimSpace.Type",\n\x04Type\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x0b\n\x07OFFLINE\x10\x01\x12\n\n\x06ONLINE\x10\x02\x1a\x86\x01\n\x0cNetworkFence\x12\x34\n\x04type\x18\x01 \x01(\x0e\x32&.identity.Capability.NetworkFence.Type"@\n\x04Type\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x11\n\rNETWORK_FENCE\x10\x01\x12\x18\n\x14GET_CLIENTS_TO_FENCE\x10\x02\x1a\xa1\x01\n\x11VolumeReplication\x12\x39\n\x04type\x18\x01 \x01(\x0e\x32+.identity.Capability.VolumeReplication.Type"Q\n\x04Type\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x16\n\x12VOLUME_REPLICATION\x10\x01\x12$\n GET_REPLICATION_DESTINATION_INFO\x10\x02\x1a\xfe\x01\n\x0bVolumeGroup\x12\x33\n\x04type\x18\x01 \x01(\x0e\x32%.identity.Capability.VolumeGroup.Type"\xb9\x01\n\x04Type\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x10\n\x0cVOLUME_GROUP\x10\x01\x12$\n LIMIT_VOLUME_TO_ONE_VOLUME_GROUP\x10\x02\x12%\n!DO_NOT_ALLOW_VG_TO_DELETE_VOLUMES\x10\x03\x12\x17\n\x13MODIFY_VOLUME_GROUP\x10\x04\x12\x14\n\x10GET_VOLUME_GROUP\x10\x05\x12\x16\n\x12LIST_VOLUME_GROUPS\x10\x06\x1a\x86\x01\n\x15\x45ncryptionKeyRotation\x12=\n\x04type\x18\x01 \x01(\x0e\x32/.identity.Capability.EncryptionKeyRotation.Type".\n\x04Type\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x19\n\x15\x45NCRYPTIONKEYROTATION\x10\x01\x42\x06\n\x04type"\x0e\n\x0cProbeRequest":\n\rProbeResponse\x12)\n\x05ready\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.BoolValue2\xee\x01\n\x08Identity\x12L\n\x0bGetIdentity\x12\x1c.identity.GetIdentityRequest\x1a\x1d.identity.GetIdentityResponse"\x00\x12X\n\x0fGetCapabilities\x12 .identity.GetCapabilitiesRequest\x1a!.identity.GetCapabilitiesResponse"\x00\x12:\n\x05Probe\x12\x16.identity.ProbeRequest\x1a\x17.identity.ProbeResponse"\x00\x62\x06proto3'
-)
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,csi_addons_conformance/_proto/identity.proto\x12\x08identity\x1a\x1egoogle/protobuf/wrappers.proto\"\x14\n\x12GetIdentityRequest\"\xab\x01\n\x13GetIdentityResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0evendor_version\x18\x02 \x01(\t\x12=\n\x08manifest\x18\x03 \x03(\x0b\x32+.identity.GetIdentityResponse.ManifestEntry\x1a/\n\rManifestEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x18\n\x16GetCapabilitiesRequest\"E\n\x17GetCapabilitiesResponse\x12*\n\x0c\x63\x61pabilities\x18\x01 \x03(\x0b\x32\x14.identity.Capability\"\xb2\n\n\nCapability\x12/\n\x07service\x18\x01 \x01(\x0b\x32\x1c.identity.Capability.ServiceH\x00\x12:\n\rreclaim_space\x18\x02 \x01(\x0b\x32!.identity.Capability.ReclaimSpaceH\x00\x12:\n\rnetwork_fence\x18\x03 \x01(\x0b\x32!.identity.Capability.NetworkFenceH\x00\x12\x44\n\x12volume_replication\x18\x04 \x01(\x0b\x32&.identity.Capability.VolumeReplicationH\x00\x12\x38\n\x0cvolume_group\x18\x05 \x01(\x0b\x32 .identity.Capability.VolumeGroupH\x00\x12M\n\x17\x65ncryption_key_rotation\x18\x06 \x01(\x0b\x32*.identity.Capability.EncryptionKeyRotationH\x00\x1ay\n\x07Service\x12/\n\x04type\x18\x01 \x01(\x0e\x32!.identity.Capability.Service.Type\"=\n\x04Type\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x16\n\x12\x43ONTROLLER_SERVICE\x10\x01\x12\x10\n\x0cNODE_SERVICE\x10\x02\x1ar\n\x0cReclaimSpace\x12\x34\n\x04type\x18\x01 \x01(\x0e\x32&.identity.Capability.ReclaimSpace.Type\",\n\x04Type\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x0b\n\x07OFFLINE\x10\x01\x12\n\n\x06ONLINE\x10\x02\x1a\x86\x01\n\x0cNetworkFence\x12\x34\n\x04type\x18\x01 \x01(\x0e\x32&.identity.Capability.NetworkFence.Type\"@\n\x04Type\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x11\n\rNETWORK_FENCE\x10\x01\x12\x18\n\x14GET_CLIENTS_TO_FENCE\x10\x02\x1a\xa1\x01\n\x11VolumeReplication\x12\x39\n\x04type\x18\x01 \x01(\x0e\x32+.identity.Capability.VolumeReplication.Type\"Q\n\x04Type\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x16\n\x12VOLUME_REPLICATION\x10\x01\x12$\n GET_REPLICATION_DESTINATION_INFO\x10\x02\x1a\xfe\x01\n\x0bVolumeGroup\x12\x33\n\x04type\x18\x01 \x01(\x0e\x32%.identity.Capability.VolumeGroup.Type\"\xb9\x01\n\x04Type\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x10\n\x0cVOLUME_GROUP\x10\x01\x12$\n LIMIT_VOLUME_TO_ONE_VOLUME_GROUP\x10\x02\x12%\n!DO_NOT_ALLOW_VG_TO_DELETE_VOLUMES\x10\x03\x12\x17\n\x13MODIFY_VOLUME_GROUP\x10\x04\x12\x14\n\x10GET_VOLUME_GROUP\x10\x05\x12\x16\n\x12LIST_VOLUME_GROUPS\x10\x06\x1a\x86\x01\n\x15\x45ncryptionKeyRotation\x12=\n\x04type\x18\x01 \x01(\x0e\x32/.identity.Capability.EncryptionKeyRotation.Type\".\n\x04Type\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x19\n\x15\x45NCRYPTIONKEYROTATION\x10\x01\x42\x06\n\x04type\"\x0e\n\x0cProbeRequest\":\n\rProbeResponse\x12)\n\x05ready\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.BoolValue2\xee\x01\n\x08Identity\x12L\n\x0bGetIdentity\x12\x1c.identity.GetIdentityRequest\x1a\x1d.identity.GetIdentityResponse\"\x00\x12X\n\x0fGetCapabilities\x12 .identity.GetCapabilitiesRequest\x1a!.identity.GetCapabilitiesResponse\"\x00\x12:\n\x05Probe\x12\x16.identity.ProbeRequest\x1a\x17.identity.ProbeResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(
-    DESCRIPTOR, "csi_addons_conformance._proto.identity_pb2", _globals
-)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'csi_addons_conformance._proto.identity_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_GETIDENTITYRESPONSE_MANIFESTENTRY"]._loaded_options = None
-    _globals["_GETIDENTITYRESPONSE_MANIFESTENTRY"]._serialized_options = b"8\001"
-    _globals["_GETIDENTITYREQUEST"]._serialized_start = 90
-    _globals["_GETIDENTITYREQUEST"]._serialized_end = 110
-    _globals["_GETIDENTITYRESPONSE"]._serialized_start = 113
-    _globals["_GETIDENTITYRESPONSE"]._serialized_end = 284
-    _globals["_GETIDENTITYRESPONSE_MANIFESTENTRY"]._serialized_start = 237
-    _globals["_GETIDENTITYRESPONSE_MANIFESTENTRY"]._serialized_end = 284
-    _globals["_GETCAPABILITIESREQUEST"]._serialized_start = 286
-    _globals["_GETCAPABILITIESREQUEST"]._serialized_end = 310
-    _globals["_GETCAPABILITIESRESPONSE"]._serialized_start = 312
-    _globals["_GETCAPABILITIESRESPONSE"]._serialized_end = 381
-    _globals["_CAPABILITY"]._serialized_start = 384
-    _globals["_CAPABILITY"]._serialized_end = 1714
-    _globals["_CAPABILITY_SERVICE"]._serialized_start = 774
-    _globals["_CAPABILITY_SERVICE"]._serialized_end = 895
-    _globals["_CAPABILITY_SERVICE_TYPE"]._serialized_start = 834
-    _globals["_CAPABILITY_SERVICE_TYPE"]._serialized_end = 895
-    _globals["_CAPABILITY_RECLAIMSPACE"]._serialized_start = 897
-    _globals["_CAPABILITY_RECLAIMSPACE"]._serialized_end = 1011
-    _globals["_CAPABILITY_RECLAIMSPACE_TYPE"]._serialized_start = 967
-    _globals["_CAPABILITY_RECLAIMSPACE_TYPE"]._serialized_end = 1011
-    _globals["_CAPABILITY_NETWORKFENCE"]._serialized_start = 1014
-    _globals["_CAPABILITY_NETWORKFENCE"]._serialized_end = 1148
-    _globals["_CAPABILITY_NETWORKFENCE_TYPE"]._serialized_start = 1084
-    _globals["_CAPABILITY_NETWORKFENCE_TYPE"]._serialized_end = 1148
-    _globals["_CAPABILITY_VOLUMEREPLICATION"]._serialized_start = 1151
-    _globals["_CAPABILITY_VOLUMEREPLICATION"]._serialized_end = 1312
-    _globals["_CAPABILITY_VOLUMEREPLICATION_TYPE"]._serialized_start = 1231
-    _globals["_CAPABILITY_VOLUMEREPLICATION_TYPE"]._serialized_end = 1312
-    _globals["_CAPABILITY_VOLUMEGROUP"]._serialized_start = 1315
-    _globals["_CAPABILITY_VOLUMEGROUP"]._serialized_end = 1569
-    _globals["_CAPABILITY_VOLUMEGROUP_TYPE"]._serialized_start = 1384
-    _globals["_CAPABILITY_VOLUMEGROUP_TYPE"]._serialized_end = 1569
-    _globals["_CAPABILITY_ENCRYPTIONKEYROTATION"]._serialized_start = 1572
-    _globals["_CAPABILITY_ENCRYPTIONKEYROTATION"]._serialized_end = 1706
-    _globals["_CAPABILITY_ENCRYPTIONKEYROTATION_TYPE"]._serialized_start = 1660
-    _globals["_CAPABILITY_ENCRYPTIONKEYROTATION_TYPE"]._serialized_end = 1706
-    _globals["_PROBEREQUEST"]._serialized_start = 1716
-    _globals["_PROBEREQUEST"]._serialized_end = 1730
-    _globals["_PROBERESPONSE"]._serialized_start = 1732
-    _globals["_PROBERESPONSE"]._serialized_end = 1790
-    _globals["_IDENTITY"]._serialized_start = 1793
-    _globals["_IDENTITY"]._serialized_end = 2031
+  DESCRIPTOR._loaded_options = None
+  _globals['_GETIDENTITYRESPONSE_MANIFESTENTRY']._loaded_options = None
+  _globals['_GETIDENTITYRESPONSE_MANIFESTENTRY']._serialized_options = b'8\001'
+  _globals['_GETIDENTITYREQUEST']._serialized_start=90
+  _globals['_GETIDENTITYREQUEST']._serialized_end=110
+  _globals['_GETIDENTITYRESPONSE']._serialized_start=113
+  _globals['_GETIDENTITYRESPONSE']._serialized_end=284
+  _globals['_GETIDENTITYRESPONSE_MANIFESTENTRY']._serialized_start=237
+  _globals['_GETIDENTITYRESPONSE_MANIFESTENTRY']._serialized_end=284
+  _globals['_GETCAPABILITIESREQUEST']._serialized_start=286
+  _globals['_GETCAPABILITIESREQUEST']._serialized_end=310
+  _globals['_GETCAPABILITIESRESPONSE']._serialized_start=312
+  _globals['_GETCAPABILITIESRESPONSE']._serialized_end=381
+  _globals['_CAPABILITY']._serialized_start=384
+  _globals['_CAPABILITY']._serialized_end=1714
+  _globals['_CAPABILITY_SERVICE']._serialized_start=774
+  _globals['_CAPABILITY_SERVICE']._serialized_end=895
+  _globals['_CAPABILITY_SERVICE_TYPE']._serialized_start=834
+  _globals['_CAPABILITY_SERVICE_TYPE']._serialized_end=895
+  _globals['_CAPABILITY_RECLAIMSPACE']._serialized_start=897
+  _globals['_CAPABILITY_RECLAIMSPACE']._serialized_end=1011
+  _globals['_CAPABILITY_RECLAIMSPACE_TYPE']._serialized_start=967
+  _globals['_CAPABILITY_RECLAIMSPACE_TYPE']._serialized_end=1011
+  _globals['_CAPABILITY_NETWORKFENCE']._serialized_start=1014
+  _globals['_CAPABILITY_NETWORKFENCE']._serialized_end=1148
+  _globals['_CAPABILITY_NETWORKFENCE_TYPE']._serialized_start=1084
+  _globals['_CAPABILITY_NETWORKFENCE_TYPE']._serialized_end=1148
+  _globals['_CAPABILITY_VOLUMEREPLICATION']._serialized_start=1151
+  _globals['_CAPABILITY_VOLUMEREPLICATION']._serialized_end=1312
+  _globals['_CAPABILITY_VOLUMEREPLICATION_TYPE']._serialized_start=1231
+  _globals['_CAPABILITY_VOLUMEREPLICATION_TYPE']._serialized_end=1312
+  _globals['_CAPABILITY_VOLUMEGROUP']._serialized_start=1315
+  _globals['_CAPABILITY_VOLUMEGROUP']._serialized_end=1569
+  _globals['_CAPABILITY_VOLUMEGROUP_TYPE']._serialized_start=1384
+  _globals['_CAPABILITY_VOLUMEGROUP_TYPE']._serialized_end=1569
+  _globals['_CAPABILITY_ENCRYPTIONKEYROTATION']._serialized_start=1572
+  _globals['_CAPABILITY_ENCRYPTIONKEYROTATION']._serialized_end=1706
+  _globals['_CAPABILITY_ENCRYPTIONKEYROTATION_TYPE']._serialized_start=1660
+  _globals['_CAPABILITY_ENCRYPTIONKEYROTATION_TYPE']._serialized_end=1706
+  _globals['_PROBEREQUEST']._serialized_start=1716
+  _globals['_PROBEREQUEST']._serialized_end=1730
+  _globals['_PROBERESPONSE']._serialized_start=1732
+  _globals['_PROBERESPONSE']._serialized_end=1790
+  _globals['_IDENTITY']._serialized_start=1793
+  _globals['_IDENTITY']._serialized_end=2031
 # @@protoc_insertion_point(module_scope)

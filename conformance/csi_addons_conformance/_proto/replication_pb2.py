@@ -4,179 +4,156 @@
 # source: csi_addons_conformance/_proto/replication.proto
 # Protobuf Python Version: 6.31.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 6, 31, 1, "", "csi_addons_conformance/_proto/replication.proto"
+    _runtime_version.Domain.PUBLIC,
+    6,
+    31,
+    1,
+    '',
+    'csi_addons_conformance/_proto/replication.proto'
 )
 # @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
 
 
-from csi_addons_conformance._proto import (
-    csi_option_pb2 as csi__addons__conformance_dot___proto_dot_csi__option__pb2,
-)
+from csi_addons_conformance._proto import csi_option_pb2 as csi__addons__conformance_dot___proto_dot_csi__option__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n/csi_addons_conformance/_proto/replication.proto\x12\x0breplication\x1a.csi_addons_conformance/_proto/csi_option.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto"\x8f\x03\n\x1e\x45nableVolumeReplicationRequest\x12\x15\n\tvolume_id\x18\x01 \x01(\tB\x02\x18\x01\x12O\n\nparameters\x18\x02 \x03(\x0b\x32;.replication.EnableVolumeReplicationRequest.ParametersEntry\x12N\n\x07secrets\x18\x03 \x03(\x0b\x32\x38.replication.EnableVolumeReplicationRequest.SecretsEntryB\x03\x98\x42\x01\x12\x16\n\x0ereplication_id\x18\x04 \x01(\t\x12:\n\x12replication_source\x18\x05 \x01(\x0b\x32\x1e.replication.ReplicationSource\x1a\x31\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cSecretsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01"!\n\x1f\x45nableVolumeReplicationResponse"\x92\x03\n\x1f\x44isableVolumeReplicationRequest\x12\x15\n\tvolume_id\x18\x01 \x01(\tB\x02\x18\x01\x12P\n\nparameters\x18\x02 \x03(\x0b\x32<.replication.DisableVolumeReplicationRequest.ParametersEntry\x12O\n\x07secrets\x18\x03 \x03(\x0b\x32\x39.replication.DisableVolumeReplicationRequest.SecretsEntryB\x03\x98\x42\x01\x12\x16\n\x0ereplication_id\x18\x04 \x01(\t\x12:\n\x12replication_source\x18\x05 \x01(\x0b\x32\x1e.replication.ReplicationSource\x1a\x31\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cSecretsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01""\n DisableVolumeReplicationResponse"\x80\x03\n\x14PromoteVolumeRequest\x12\x15\n\tvolume_id\x18\x01 \x01(\tB\x02\x18\x01\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12\x45\n\nparameters\x18\x03 \x03(\x0b\x32\x31.replication.PromoteVolumeRequest.ParametersEntry\x12\x44\n\x07secrets\x18\x04 \x03(\x0b\x32..replication.PromoteVolumeRequest.SecretsEntryB\x03\x98\x42\x01\x12\x16\n\x0ereplication_id\x18\x05 \x01(\t\x12:\n\x12replication_source\x18\x06 \x01(\x0b\x32\x1e.replication.ReplicationSource\x1a\x31\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cSecretsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01"\x17\n\x15PromoteVolumeResponse"\xfd\x02\n\x13\x44\x65moteVolumeRequest\x12\x15\n\tvolume_id\x18\x01 \x01(\tB\x02\x18\x01\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12\x44\n\nparameters\x18\x03 \x03(\x0b\x32\x30.replication.DemoteVolumeRequest.ParametersEntry\x12\x43\n\x07secrets\x18\x04 \x03(\x0b\x32-.replication.DemoteVolumeRequest.SecretsEntryB\x03\x98\x42\x01\x12\x16\n\x0ereplication_id\x18\x05 \x01(\t\x12:\n\x12replication_source\x18\x06 \x01(\x0b\x32\x1e.replication.ReplicationSource\x1a\x31\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cSecretsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01"\x16\n\x14\x44\x65moteVolumeResponse"\xfd\x02\n\x13ResyncVolumeRequest\x12\x15\n\tvolume_id\x18\x01 \x01(\tB\x02\x18\x01\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12\x44\n\nparameters\x18\x03 \x03(\x0b\x32\x30.replication.ResyncVolumeRequest.ParametersEntry\x12\x43\n\x07secrets\x18\x04 \x03(\x0b\x32-.replication.ResyncVolumeRequest.SecretsEntryB\x03\x98\x42\x01\x12\x16\n\x0ereplication_id\x18\x05 \x01(\t\x12:\n\x12replication_source\x18\x06 \x01(\x0b\x32\x1e.replication.ReplicationSource\x1a\x31\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cSecretsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01"%\n\x14ResyncVolumeResponse\x12\r\n\x05ready\x18\x01 \x01(\x08"\x8d\x02\n\x1fGetVolumeReplicationInfoRequest\x12\x15\n\tvolume_id\x18\x01 \x01(\tB\x02\x18\x01\x12O\n\x07secrets\x18\x02 \x03(\x0b\x32\x39.replication.GetVolumeReplicationInfoRequest.SecretsEntryB\x03\x98\x42\x01\x12\x16\n\x0ereplication_id\x18\x03 \x01(\t\x12:\n\x12replication_source\x18\x04 \x01(\x0b\x32\x1e.replication.ReplicationSource\x1a.\n\x0cSecretsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01"\xc1\x02\n GetVolumeReplicationInfoResponse\x12\x32\n\x0elast_sync_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x12last_sync_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0flast_sync_bytes\x18\x03 \x01(\x03\x12\x44\n\x06status\x18\x04 \x01(\x0e\x32\x34.replication.GetVolumeReplicationInfoResponse.Status\x12\x16\n\x0estatus_message\x18\x05 \x01(\t";\n\x06Status\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x0b\n\x07HEALTHY\x10\x01\x12\x0c\n\x08\x44\x45GRADED\x10\x02\x12\t\n\x05\x45RROR\x10\x03"\xe8\x01\n$GetReplicationDestinationInfoRequest\x12T\n\x07secrets\x18\x01 \x03(\x0b\x32>.replication.GetReplicationDestinationInfoRequest.SecretsEntryB\x03\x98\x42\x01\x12:\n\x12replication_source\x18\x02 \x01(\x0b\x32\x1e.replication.ReplicationSource\x1a.\n\x0cSecretsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01"m\n%GetReplicationDestinationInfoResponse\x12\x44\n\x17replication_destination\x18\x01 \x01(\x0b\x32#.replication.ReplicationDestination"\xa9\x03\n\x16ReplicationDestination\x12G\n\x06volume\x18\x01 \x01(\x0b\x32\x35.replication.ReplicationDestination.VolumeDestinationH\x00\x12Q\n\x0bvolumegroup\x18\x02 \x01(\x0b\x32:.replication.ReplicationDestination.VolumeGroupDestinationH\x00\x1a&\n\x11VolumeDestination\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x1a\xc2\x01\n\x16VolumeGroupDestination\x12\x17\n\x0fvolume_group_id\x18\x01 \x01(\t\x12]\n\nvolume_ids\x18\x02 \x03(\x0b\x32I.replication.ReplicationDestination.VolumeGroupDestination.VolumeIdsEntry\x1a\x30\n\x0eVolumeIdsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x06\n\x04type"\xf4\x01\n\x11ReplicationSource\x12=\n\x06volume\x18\x01 \x01(\x0b\x32+.replication.ReplicationSource.VolumeSourceH\x00\x12G\n\x0bvolumegroup\x18\x02 \x01(\x0b\x32\x30.replication.ReplicationSource.VolumeGroupSourceH\x00\x1a!\n\x0cVolumeSource\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x1a,\n\x11VolumeGroupSource\x12\x17\n\x0fvolume_group_id\x18\x01 \x01(\tB\x06\n\x04type2\x8d\x06\n\nController\x12v\n\x17\x45nableVolumeReplication\x12+.replication.EnableVolumeReplicationRequest\x1a,.replication.EnableVolumeReplicationResponse"\x00\x12y\n\x18\x44isableVolumeReplication\x12,.replication.DisableVolumeReplicationRequest\x1a-.replication.DisableVolumeReplicationResponse"\x00\x12X\n\rPromoteVolume\x12!.replication.PromoteVolumeRequest\x1a".replication.PromoteVolumeResponse"\x00\x12U\n\x0c\x44\x65moteVolume\x12 .replication.DemoteVolumeRequest\x1a!.replication.DemoteVolumeResponse"\x00\x12U\n\x0cResyncVolume\x12 .replication.ResyncVolumeRequest\x1a!.replication.ResyncVolumeResponse"\x00\x12y\n\x18GetVolumeReplicationInfo\x12,.replication.GetVolumeReplicationInfoRequest\x1a-.replication.GetVolumeReplicationInfoResponse"\x00\x12\x88\x01\n\x1dGetReplicationDestinationInfo\x12\x31.replication.GetReplicationDestinationInfoRequest\x1a\x32.replication.GetReplicationDestinationInfoResponse"\x00\x62\x06proto3'
-)
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/csi_addons_conformance/_proto/replication.proto\x12\x0breplication\x1a.csi_addons_conformance/_proto/csi_option.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8f\x03\n\x1e\x45nableVolumeReplicationRequest\x12\x15\n\tvolume_id\x18\x01 \x01(\tB\x02\x18\x01\x12O\n\nparameters\x18\x02 \x03(\x0b\x32;.replication.EnableVolumeReplicationRequest.ParametersEntry\x12N\n\x07secrets\x18\x03 \x03(\x0b\x32\x38.replication.EnableVolumeReplicationRequest.SecretsEntryB\x03\x98\x42\x01\x12\x16\n\x0ereplication_id\x18\x04 \x01(\t\x12:\n\x12replication_source\x18\x05 \x01(\x0b\x32\x1e.replication.ReplicationSource\x1a\x31\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cSecretsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"!\n\x1f\x45nableVolumeReplicationResponse\"\x92\x03\n\x1f\x44isableVolumeReplicationRequest\x12\x15\n\tvolume_id\x18\x01 \x01(\tB\x02\x18\x01\x12P\n\nparameters\x18\x02 \x03(\x0b\x32<.replication.DisableVolumeReplicationRequest.ParametersEntry\x12O\n\x07secrets\x18\x03 \x03(\x0b\x32\x39.replication.DisableVolumeReplicationRequest.SecretsEntryB\x03\x98\x42\x01\x12\x16\n\x0ereplication_id\x18\x04 \x01(\t\x12:\n\x12replication_source\x18\x05 \x01(\x0b\x32\x1e.replication.ReplicationSource\x1a\x31\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cSecretsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\"\n DisableVolumeReplicationResponse\"\x80\x03\n\x14PromoteVolumeRequest\x12\x15\n\tvolume_id\x18\x01 \x01(\tB\x02\x18\x01\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12\x45\n\nparameters\x18\x03 \x03(\x0b\x32\x31.replication.PromoteVolumeRequest.ParametersEntry\x12\x44\n\x07secrets\x18\x04 \x03(\x0b\x32..replication.PromoteVolumeRequest.SecretsEntryB\x03\x98\x42\x01\x12\x16\n\x0ereplication_id\x18\x05 \x01(\t\x12:\n\x12replication_source\x18\x06 \x01(\x0b\x32\x1e.replication.ReplicationSource\x1a\x31\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cSecretsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x17\n\x15PromoteVolumeResponse\"\xfd\x02\n\x13\x44\x65moteVolumeRequest\x12\x15\n\tvolume_id\x18\x01 \x01(\tB\x02\x18\x01\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12\x44\n\nparameters\x18\x03 \x03(\x0b\x32\x30.replication.DemoteVolumeRequest.ParametersEntry\x12\x43\n\x07secrets\x18\x04 \x03(\x0b\x32-.replication.DemoteVolumeRequest.SecretsEntryB\x03\x98\x42\x01\x12\x16\n\x0ereplication_id\x18\x05 \x01(\t\x12:\n\x12replication_source\x18\x06 \x01(\x0b\x32\x1e.replication.ReplicationSource\x1a\x31\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cSecretsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x16\n\x14\x44\x65moteVolumeResponse\"\xfd\x02\n\x13ResyncVolumeRequest\x12\x15\n\tvolume_id\x18\x01 \x01(\tB\x02\x18\x01\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12\x44\n\nparameters\x18\x03 \x03(\x0b\x32\x30.replication.ResyncVolumeRequest.ParametersEntry\x12\x43\n\x07secrets\x18\x04 \x03(\x0b\x32-.replication.ResyncVolumeRequest.SecretsEntryB\x03\x98\x42\x01\x12\x16\n\x0ereplication_id\x18\x05 \x01(\t\x12:\n\x12replication_source\x18\x06 \x01(\x0b\x32\x1e.replication.ReplicationSource\x1a\x31\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cSecretsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"%\n\x14ResyncVolumeResponse\x12\r\n\x05ready\x18\x01 \x01(\x08\"\x8d\x02\n\x1fGetVolumeReplicationInfoRequest\x12\x15\n\tvolume_id\x18\x01 \x01(\tB\x02\x18\x01\x12O\n\x07secrets\x18\x02 \x03(\x0b\x32\x39.replication.GetVolumeReplicationInfoRequest.SecretsEntryB\x03\x98\x42\x01\x12\x16\n\x0ereplication_id\x18\x03 \x01(\t\x12:\n\x12replication_source\x18\x04 \x01(\x0b\x32\x1e.replication.ReplicationSource\x1a.\n\x0cSecretsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc1\x02\n GetVolumeReplicationInfoResponse\x12\x32\n\x0elast_sync_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x12last_sync_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0flast_sync_bytes\x18\x03 \x01(\x03\x12\x44\n\x06status\x18\x04 \x01(\x0e\x32\x34.replication.GetVolumeReplicationInfoResponse.Status\x12\x16\n\x0estatus_message\x18\x05 \x01(\t\";\n\x06Status\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x0b\n\x07HEALTHY\x10\x01\x12\x0c\n\x08\x44\x45GRADED\x10\x02\x12\t\n\x05\x45RROR\x10\x03\"\xe8\x01\n$GetReplicationDestinationInfoRequest\x12T\n\x07secrets\x18\x01 \x03(\x0b\x32>.replication.GetReplicationDestinationInfoRequest.SecretsEntryB\x03\x98\x42\x01\x12:\n\x12replication_source\x18\x02 \x01(\x0b\x32\x1e.replication.ReplicationSource\x1a.\n\x0cSecretsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"m\n%GetReplicationDestinationInfoResponse\x12\x44\n\x17replication_destination\x18\x01 \x01(\x0b\x32#.replication.ReplicationDestination\"\xa9\x03\n\x16ReplicationDestination\x12G\n\x06volume\x18\x01 \x01(\x0b\x32\x35.replication.ReplicationDestination.VolumeDestinationH\x00\x12Q\n\x0bvolumegroup\x18\x02 \x01(\x0b\x32:.replication.ReplicationDestination.VolumeGroupDestinationH\x00\x1a&\n\x11VolumeDestination\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x1a\xc2\x01\n\x16VolumeGroupDestination\x12\x17\n\x0fvolume_group_id\x18\x01 \x01(\t\x12]\n\nvolume_ids\x18\x02 \x03(\x0b\x32I.replication.ReplicationDestination.VolumeGroupDestination.VolumeIdsEntry\x1a\x30\n\x0eVolumeIdsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x06\n\x04type\"\xf4\x01\n\x11ReplicationSource\x12=\n\x06volume\x18\x01 \x01(\x0b\x32+.replication.ReplicationSource.VolumeSourceH\x00\x12G\n\x0bvolumegroup\x18\x02 \x01(\x0b\x32\x30.replication.ReplicationSource.VolumeGroupSourceH\x00\x1a!\n\x0cVolumeSource\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x1a,\n\x11VolumeGroupSource\x12\x17\n\x0fvolume_group_id\x18\x01 \x01(\tB\x06\n\x04type2\x8d\x06\n\nController\x12v\n\x17\x45nableVolumeReplication\x12+.replication.EnableVolumeReplicationRequest\x1a,.replication.EnableVolumeReplicationResponse\"\x00\x12y\n\x18\x44isableVolumeReplication\x12,.replication.DisableVolumeReplicationRequest\x1a-.replication.DisableVolumeReplicationResponse\"\x00\x12X\n\rPromoteVolume\x12!.replication.PromoteVolumeRequest\x1a\".replication.PromoteVolumeResponse\"\x00\x12U\n\x0c\x44\x65moteVolume\x12 .replication.DemoteVolumeRequest\x1a!.replication.DemoteVolumeResponse\"\x00\x12U\n\x0cResyncVolume\x12 .replication.ResyncVolumeRequest\x1a!.replication.ResyncVolumeResponse\"\x00\x12y\n\x18GetVolumeReplicationInfo\x12,.replication.GetVolumeReplicationInfoRequest\x1a-.replication.GetVolumeReplicationInfoResponse\"\x00\x12\x88\x01\n\x1dGetReplicationDestinationInfo\x12\x31.replication.GetReplicationDestinationInfoRequest\x1a\x32.replication.GetReplicationDestinationInfoResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(
-    DESCRIPTOR, "csi_addons_conformance._proto.replication_pb2", _globals
-)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'csi_addons_conformance._proto.replication_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_ENABLEVOLUMEREPLICATIONREQUEST_PARAMETERSENTRY"]._loaded_options = None
-    _globals["_ENABLEVOLUMEREPLICATIONREQUEST_PARAMETERSENTRY"]._serialized_options = b"8\001"
-    _globals["_ENABLEVOLUMEREPLICATIONREQUEST_SECRETSENTRY"]._loaded_options = None
-    _globals["_ENABLEVOLUMEREPLICATIONREQUEST_SECRETSENTRY"]._serialized_options = b"8\001"
-    _globals["_ENABLEVOLUMEREPLICATIONREQUEST"].fields_by_name["volume_id"]._loaded_options = None
-    _globals["_ENABLEVOLUMEREPLICATIONREQUEST"].fields_by_name[
-        "volume_id"
-    ]._serialized_options = b"\030\001"
-    _globals["_ENABLEVOLUMEREPLICATIONREQUEST"].fields_by_name["secrets"]._loaded_options = None
-    _globals["_ENABLEVOLUMEREPLICATIONREQUEST"].fields_by_name[
-        "secrets"
-    ]._serialized_options = b"\230B\001"
-    _globals["_DISABLEVOLUMEREPLICATIONREQUEST_PARAMETERSENTRY"]._loaded_options = None
-    _globals["_DISABLEVOLUMEREPLICATIONREQUEST_PARAMETERSENTRY"]._serialized_options = b"8\001"
-    _globals["_DISABLEVOLUMEREPLICATIONREQUEST_SECRETSENTRY"]._loaded_options = None
-    _globals["_DISABLEVOLUMEREPLICATIONREQUEST_SECRETSENTRY"]._serialized_options = b"8\001"
-    _globals["_DISABLEVOLUMEREPLICATIONREQUEST"].fields_by_name["volume_id"]._loaded_options = None
-    _globals["_DISABLEVOLUMEREPLICATIONREQUEST"].fields_by_name[
-        "volume_id"
-    ]._serialized_options = b"\030\001"
-    _globals["_DISABLEVOLUMEREPLICATIONREQUEST"].fields_by_name["secrets"]._loaded_options = None
-    _globals["_DISABLEVOLUMEREPLICATIONREQUEST"].fields_by_name[
-        "secrets"
-    ]._serialized_options = b"\230B\001"
-    _globals["_PROMOTEVOLUMEREQUEST_PARAMETERSENTRY"]._loaded_options = None
-    _globals["_PROMOTEVOLUMEREQUEST_PARAMETERSENTRY"]._serialized_options = b"8\001"
-    _globals["_PROMOTEVOLUMEREQUEST_SECRETSENTRY"]._loaded_options = None
-    _globals["_PROMOTEVOLUMEREQUEST_SECRETSENTRY"]._serialized_options = b"8\001"
-    _globals["_PROMOTEVOLUMEREQUEST"].fields_by_name["volume_id"]._loaded_options = None
-    _globals["_PROMOTEVOLUMEREQUEST"].fields_by_name["volume_id"]._serialized_options = b"\030\001"
-    _globals["_PROMOTEVOLUMEREQUEST"].fields_by_name["secrets"]._loaded_options = None
-    _globals["_PROMOTEVOLUMEREQUEST"].fields_by_name["secrets"]._serialized_options = b"\230B\001"
-    _globals["_DEMOTEVOLUMEREQUEST_PARAMETERSENTRY"]._loaded_options = None
-    _globals["_DEMOTEVOLUMEREQUEST_PARAMETERSENTRY"]._serialized_options = b"8\001"
-    _globals["_DEMOTEVOLUMEREQUEST_SECRETSENTRY"]._loaded_options = None
-    _globals["_DEMOTEVOLUMEREQUEST_SECRETSENTRY"]._serialized_options = b"8\001"
-    _globals["_DEMOTEVOLUMEREQUEST"].fields_by_name["volume_id"]._loaded_options = None
-    _globals["_DEMOTEVOLUMEREQUEST"].fields_by_name["volume_id"]._serialized_options = b"\030\001"
-    _globals["_DEMOTEVOLUMEREQUEST"].fields_by_name["secrets"]._loaded_options = None
-    _globals["_DEMOTEVOLUMEREQUEST"].fields_by_name["secrets"]._serialized_options = b"\230B\001"
-    _globals["_RESYNCVOLUMEREQUEST_PARAMETERSENTRY"]._loaded_options = None
-    _globals["_RESYNCVOLUMEREQUEST_PARAMETERSENTRY"]._serialized_options = b"8\001"
-    _globals["_RESYNCVOLUMEREQUEST_SECRETSENTRY"]._loaded_options = None
-    _globals["_RESYNCVOLUMEREQUEST_SECRETSENTRY"]._serialized_options = b"8\001"
-    _globals["_RESYNCVOLUMEREQUEST"].fields_by_name["volume_id"]._loaded_options = None
-    _globals["_RESYNCVOLUMEREQUEST"].fields_by_name["volume_id"]._serialized_options = b"\030\001"
-    _globals["_RESYNCVOLUMEREQUEST"].fields_by_name["secrets"]._loaded_options = None
-    _globals["_RESYNCVOLUMEREQUEST"].fields_by_name["secrets"]._serialized_options = b"\230B\001"
-    _globals["_GETVOLUMEREPLICATIONINFOREQUEST_SECRETSENTRY"]._loaded_options = None
-    _globals["_GETVOLUMEREPLICATIONINFOREQUEST_SECRETSENTRY"]._serialized_options = b"8\001"
-    _globals["_GETVOLUMEREPLICATIONINFOREQUEST"].fields_by_name["volume_id"]._loaded_options = None
-    _globals["_GETVOLUMEREPLICATIONINFOREQUEST"].fields_by_name[
-        "volume_id"
-    ]._serialized_options = b"\030\001"
-    _globals["_GETVOLUMEREPLICATIONINFOREQUEST"].fields_by_name["secrets"]._loaded_options = None
-    _globals["_GETVOLUMEREPLICATIONINFOREQUEST"].fields_by_name[
-        "secrets"
-    ]._serialized_options = b"\230B\001"
-    _globals["_GETREPLICATIONDESTINATIONINFOREQUEST_SECRETSENTRY"]._loaded_options = None
-    _globals["_GETREPLICATIONDESTINATIONINFOREQUEST_SECRETSENTRY"]._serialized_options = b"8\001"
-    _globals["_GETREPLICATIONDESTINATIONINFOREQUEST"].fields_by_name[
-        "secrets"
-    ]._loaded_options = None
-    _globals["_GETREPLICATIONDESTINATIONINFOREQUEST"].fields_by_name[
-        "secrets"
-    ]._serialized_options = b"\230B\001"
-    _globals["_REPLICATIONDESTINATION_VOLUMEGROUPDESTINATION_VOLUMEIDSENTRY"]._loaded_options = None
-    _globals[
-        "_REPLICATIONDESTINATION_VOLUMEGROUPDESTINATION_VOLUMEIDSENTRY"
-    ]._serialized_options = b"8\001"
-    _globals["_ENABLEVOLUMEREPLICATIONREQUEST"]._serialized_start = 178
-    _globals["_ENABLEVOLUMEREPLICATIONREQUEST"]._serialized_end = 577
-    _globals["_ENABLEVOLUMEREPLICATIONREQUEST_PARAMETERSENTRY"]._serialized_start = 480
-    _globals["_ENABLEVOLUMEREPLICATIONREQUEST_PARAMETERSENTRY"]._serialized_end = 529
-    _globals["_ENABLEVOLUMEREPLICATIONREQUEST_SECRETSENTRY"]._serialized_start = 531
-    _globals["_ENABLEVOLUMEREPLICATIONREQUEST_SECRETSENTRY"]._serialized_end = 577
-    _globals["_ENABLEVOLUMEREPLICATIONRESPONSE"]._serialized_start = 579
-    _globals["_ENABLEVOLUMEREPLICATIONRESPONSE"]._serialized_end = 612
-    _globals["_DISABLEVOLUMEREPLICATIONREQUEST"]._serialized_start = 615
-    _globals["_DISABLEVOLUMEREPLICATIONREQUEST"]._serialized_end = 1017
-    _globals["_DISABLEVOLUMEREPLICATIONREQUEST_PARAMETERSENTRY"]._serialized_start = 480
-    _globals["_DISABLEVOLUMEREPLICATIONREQUEST_PARAMETERSENTRY"]._serialized_end = 529
-    _globals["_DISABLEVOLUMEREPLICATIONREQUEST_SECRETSENTRY"]._serialized_start = 531
-    _globals["_DISABLEVOLUMEREPLICATIONREQUEST_SECRETSENTRY"]._serialized_end = 577
-    _globals["_DISABLEVOLUMEREPLICATIONRESPONSE"]._serialized_start = 1019
-    _globals["_DISABLEVOLUMEREPLICATIONRESPONSE"]._serialized_end = 1053
-    _globals["_PROMOTEVOLUMEREQUEST"]._serialized_start = 1056
-    _globals["_PROMOTEVOLUMEREQUEST"]._serialized_end = 1440
-    _globals["_PROMOTEVOLUMEREQUEST_PARAMETERSENTRY"]._serialized_start = 480
-    _globals["_PROMOTEVOLUMEREQUEST_PARAMETERSENTRY"]._serialized_end = 529
-    _globals["_PROMOTEVOLUMEREQUEST_SECRETSENTRY"]._serialized_start = 531
-    _globals["_PROMOTEVOLUMEREQUEST_SECRETSENTRY"]._serialized_end = 577
-    _globals["_PROMOTEVOLUMERESPONSE"]._serialized_start = 1442
-    _globals["_PROMOTEVOLUMERESPONSE"]._serialized_end = 1465
-    _globals["_DEMOTEVOLUMEREQUEST"]._serialized_start = 1468
-    _globals["_DEMOTEVOLUMEREQUEST"]._serialized_end = 1849
-    _globals["_DEMOTEVOLUMEREQUEST_PARAMETERSENTRY"]._serialized_start = 480
-    _globals["_DEMOTEVOLUMEREQUEST_PARAMETERSENTRY"]._serialized_end = 529
-    _globals["_DEMOTEVOLUMEREQUEST_SECRETSENTRY"]._serialized_start = 531
-    _globals["_DEMOTEVOLUMEREQUEST_SECRETSENTRY"]._serialized_end = 577
-    _globals["_DEMOTEVOLUMERESPONSE"]._serialized_start = 1851
-    _globals["_DEMOTEVOLUMERESPONSE"]._serialized_end = 1873
-    _globals["_RESYNCVOLUMEREQUEST"]._serialized_start = 1876
-    _globals["_RESYNCVOLUMEREQUEST"]._serialized_end = 2257
-    _globals["_RESYNCVOLUMEREQUEST_PARAMETERSENTRY"]._serialized_start = 480
-    _globals["_RESYNCVOLUMEREQUEST_PARAMETERSENTRY"]._serialized_end = 529
-    _globals["_RESYNCVOLUMEREQUEST_SECRETSENTRY"]._serialized_start = 531
-    _globals["_RESYNCVOLUMEREQUEST_SECRETSENTRY"]._serialized_end = 577
-    _globals["_RESYNCVOLUMERESPONSE"]._serialized_start = 2259
-    _globals["_RESYNCVOLUMERESPONSE"]._serialized_end = 2296
-    _globals["_GETVOLUMEREPLICATIONINFOREQUEST"]._serialized_start = 2299
-    _globals["_GETVOLUMEREPLICATIONINFOREQUEST"]._serialized_end = 2568
-    _globals["_GETVOLUMEREPLICATIONINFOREQUEST_SECRETSENTRY"]._serialized_start = 531
-    _globals["_GETVOLUMEREPLICATIONINFOREQUEST_SECRETSENTRY"]._serialized_end = 577
-    _globals["_GETVOLUMEREPLICATIONINFORESPONSE"]._serialized_start = 2571
-    _globals["_GETVOLUMEREPLICATIONINFORESPONSE"]._serialized_end = 2892
-    _globals["_GETVOLUMEREPLICATIONINFORESPONSE_STATUS"]._serialized_start = 2833
-    _globals["_GETVOLUMEREPLICATIONINFORESPONSE_STATUS"]._serialized_end = 2892
-    _globals["_GETREPLICATIONDESTINATIONINFOREQUEST"]._serialized_start = 2895
-    _globals["_GETREPLICATIONDESTINATIONINFOREQUEST"]._serialized_end = 3127
-    _globals["_GETREPLICATIONDESTINATIONINFOREQUEST_SECRETSENTRY"]._serialized_start = 531
-    _globals["_GETREPLICATIONDESTINATIONINFOREQUEST_SECRETSENTRY"]._serialized_end = 577
-    _globals["_GETREPLICATIONDESTINATIONINFORESPONSE"]._serialized_start = 3129
-    _globals["_GETREPLICATIONDESTINATIONINFORESPONSE"]._serialized_end = 3238
-    _globals["_REPLICATIONDESTINATION"]._serialized_start = 3241
-    _globals["_REPLICATIONDESTINATION"]._serialized_end = 3666
-    _globals["_REPLICATIONDESTINATION_VOLUMEDESTINATION"]._serialized_start = 3423
-    _globals["_REPLICATIONDESTINATION_VOLUMEDESTINATION"]._serialized_end = 3461
-    _globals["_REPLICATIONDESTINATION_VOLUMEGROUPDESTINATION"]._serialized_start = 3464
-    _globals["_REPLICATIONDESTINATION_VOLUMEGROUPDESTINATION"]._serialized_end = 3658
-    _globals[
-        "_REPLICATIONDESTINATION_VOLUMEGROUPDESTINATION_VOLUMEIDSENTRY"
-    ]._serialized_start = 3610
-    _globals["_REPLICATIONDESTINATION_VOLUMEGROUPDESTINATION_VOLUMEIDSENTRY"]._serialized_end = 3658
-    _globals["_REPLICATIONSOURCE"]._serialized_start = 3669
-    _globals["_REPLICATIONSOURCE"]._serialized_end = 3913
-    _globals["_REPLICATIONSOURCE_VOLUMESOURCE"]._serialized_start = 3826
-    _globals["_REPLICATIONSOURCE_VOLUMESOURCE"]._serialized_end = 3859
-    _globals["_REPLICATIONSOURCE_VOLUMEGROUPSOURCE"]._serialized_start = 3861
-    _globals["_REPLICATIONSOURCE_VOLUMEGROUPSOURCE"]._serialized_end = 3905
-    _globals["_CONTROLLER"]._serialized_start = 3916
-    _globals["_CONTROLLER"]._serialized_end = 4697
+  DESCRIPTOR._loaded_options = None
+  _globals['_ENABLEVOLUMEREPLICATIONREQUEST_PARAMETERSENTRY']._loaded_options = None
+  _globals['_ENABLEVOLUMEREPLICATIONREQUEST_PARAMETERSENTRY']._serialized_options = b'8\001'
+  _globals['_ENABLEVOLUMEREPLICATIONREQUEST_SECRETSENTRY']._loaded_options = None
+  _globals['_ENABLEVOLUMEREPLICATIONREQUEST_SECRETSENTRY']._serialized_options = b'8\001'
+  _globals['_ENABLEVOLUMEREPLICATIONREQUEST'].fields_by_name['volume_id']._loaded_options = None
+  _globals['_ENABLEVOLUMEREPLICATIONREQUEST'].fields_by_name['volume_id']._serialized_options = b'\030\001'
+  _globals['_ENABLEVOLUMEREPLICATIONREQUEST'].fields_by_name['secrets']._loaded_options = None
+  _globals['_ENABLEVOLUMEREPLICATIONREQUEST'].fields_by_name['secrets']._serialized_options = b'\230B\001'
+  _globals['_DISABLEVOLUMEREPLICATIONREQUEST_PARAMETERSENTRY']._loaded_options = None
+  _globals['_DISABLEVOLUMEREPLICATIONREQUEST_PARAMETERSENTRY']._serialized_options = b'8\001'
+  _globals['_DISABLEVOLUMEREPLICATIONREQUEST_SECRETSENTRY']._loaded_options = None
+  _globals['_DISABLEVOLUMEREPLICATIONREQUEST_SECRETSENTRY']._serialized_options = b'8\001'
+  _globals['_DISABLEVOLUMEREPLICATIONREQUEST'].fields_by_name['volume_id']._loaded_options = None
+  _globals['_DISABLEVOLUMEREPLICATIONREQUEST'].fields_by_name['volume_id']._serialized_options = b'\030\001'
+  _globals['_DISABLEVOLUMEREPLICATIONREQUEST'].fields_by_name['secrets']._loaded_options = None
+  _globals['_DISABLEVOLUMEREPLICATIONREQUEST'].fields_by_name['secrets']._serialized_options = b'\230B\001'
+  _globals['_PROMOTEVOLUMEREQUEST_PARAMETERSENTRY']._loaded_options = None
+  _globals['_PROMOTEVOLUMEREQUEST_PARAMETERSENTRY']._serialized_options = b'8\001'
+  _globals['_PROMOTEVOLUMEREQUEST_SECRETSENTRY']._loaded_options = None
+  _globals['_PROMOTEVOLUMEREQUEST_SECRETSENTRY']._serialized_options = b'8\001'
+  _globals['_PROMOTEVOLUMEREQUEST'].fields_by_name['volume_id']._loaded_options = None
+  _globals['_PROMOTEVOLUMEREQUEST'].fields_by_name['volume_id']._serialized_options = b'\030\001'
+  _globals['_PROMOTEVOLUMEREQUEST'].fields_by_name['secrets']._loaded_options = None
+  _globals['_PROMOTEVOLUMEREQUEST'].fields_by_name['secrets']._serialized_options = b'\230B\001'
+  _globals['_DEMOTEVOLUMEREQUEST_PARAMETERSENTRY']._loaded_options = None
+  _globals['_DEMOTEVOLUMEREQUEST_PARAMETERSENTRY']._serialized_options = b'8\001'
+  _globals['_DEMOTEVOLUMEREQUEST_SECRETSENTRY']._loaded_options = None
+  _globals['_DEMOTEVOLUMEREQUEST_SECRETSENTRY']._serialized_options = b'8\001'
+  _globals['_DEMOTEVOLUMEREQUEST'].fields_by_name['volume_id']._loaded_options = None
+  _globals['_DEMOTEVOLUMEREQUEST'].fields_by_name['volume_id']._serialized_options = b'\030\001'
+  _globals['_DEMOTEVOLUMEREQUEST'].fields_by_name['secrets']._loaded_options = None
+  _globals['_DEMOTEVOLUMEREQUEST'].fields_by_name['secrets']._serialized_options = b'\230B\001'
+  _globals['_RESYNCVOLUMEREQUEST_PARAMETERSENTRY']._loaded_options = None
+  _globals['_RESYNCVOLUMEREQUEST_PARAMETERSENTRY']._serialized_options = b'8\001'
+  _globals['_RESYNCVOLUMEREQUEST_SECRETSENTRY']._loaded_options = None
+  _globals['_RESYNCVOLUMEREQUEST_SECRETSENTRY']._serialized_options = b'8\001'
+  _globals['_RESYNCVOLUMEREQUEST'].fields_by_name['volume_id']._loaded_options = None
+  _globals['_RESYNCVOLUMEREQUEST'].fields_by_name['volume_id']._serialized_options = b'\030\001'
+  _globals['_RESYNCVOLUMEREQUEST'].fields_by_name['secrets']._loaded_options = None
+  _globals['_RESYNCVOLUMEREQUEST'].fields_by_name['secrets']._serialized_options = b'\230B\001'
+  _globals['_GETVOLUMEREPLICATIONINFOREQUEST_SECRETSENTRY']._loaded_options = None
+  _globals['_GETVOLUMEREPLICATIONINFOREQUEST_SECRETSENTRY']._serialized_options = b'8\001'
+  _globals['_GETVOLUMEREPLICATIONINFOREQUEST'].fields_by_name['volume_id']._loaded_options = None
+  _globals['_GETVOLUMEREPLICATIONINFOREQUEST'].fields_by_name['volume_id']._serialized_options = b'\030\001'
+  _globals['_GETVOLUMEREPLICATIONINFOREQUEST'].fields_by_name['secrets']._loaded_options = None
+  _globals['_GETVOLUMEREPLICATIONINFOREQUEST'].fields_by_name['secrets']._serialized_options = b'\230B\001'
+  _globals['_GETREPLICATIONDESTINATIONINFOREQUEST_SECRETSENTRY']._loaded_options = None
+  _globals['_GETREPLICATIONDESTINATIONINFOREQUEST_SECRETSENTRY']._serialized_options = b'8\001'
+  _globals['_GETREPLICATIONDESTINATIONINFOREQUEST'].fields_by_name['secrets']._loaded_options = None
+  _globals['_GETREPLICATIONDESTINATIONINFOREQUEST'].fields_by_name['secrets']._serialized_options = b'\230B\001'
+  _globals['_REPLICATIONDESTINATION_VOLUMEGROUPDESTINATION_VOLUMEIDSENTRY']._loaded_options = None
+  _globals['_REPLICATIONDESTINATION_VOLUMEGROUPDESTINATION_VOLUMEIDSENTRY']._serialized_options = b'8\001'
+  _globals['_ENABLEVOLUMEREPLICATIONREQUEST']._serialized_start=178
+  _globals['_ENABLEVOLUMEREPLICATIONREQUEST']._serialized_end=577
+  _globals['_ENABLEVOLUMEREPLICATIONREQUEST_PARAMETERSENTRY']._serialized_start=480
+  _globals['_ENABLEVOLUMEREPLICATIONREQUEST_PARAMETERSENTRY']._serialized_end=529
+  _globals['_ENABLEVOLUMEREPLICATIONREQUEST_SECRETSENTRY']._serialized_start=531
+  _globals['_ENABLEVOLUMEREPLICATIONREQUEST_SECRETSENTRY']._serialized_end=577
+  _globals['_ENABLEVOLUMEREPLICATIONRESPONSE']._serialized_start=579
+  _globals['_ENABLEVOLUMEREPLICATIONRESPONSE']._serialized_end=612
+  _globals['_DISABLEVOLUMEREPLICATIONREQUEST']._serialized_start=615
+  _globals['_DISABLEVOLUMEREPLICATIONREQUEST']._serialized_end=1017
+  _globals['_DISABLEVOLUMEREPLICATIONREQUEST_PARAMETERSENTRY']._serialized_start=480
+  _globals['_DISABLEVOLUMEREPLICATIONREQUEST_PARAMETERSENTRY']._serialized_end=529
+  _globals['_DISABLEVOLUMEREPLICATIONREQUEST_SECRETSENTRY']._serialized_start=531
+  _globals['_DISABLEVOLUMEREPLICATIONREQUEST_SECRETSENTRY']._serialized_end=577
+  _globals['_DISABLEVOLUMEREPLICATIONRESPONSE']._serialized_start=1019
+  _globals['_DISABLEVOLUMEREPLICATIONRESPONSE']._serialized_end=1053
+  _globals['_PROMOTEVOLUMEREQUEST']._serialized_start=1056
+  _globals['_PROMOTEVOLUMEREQUEST']._serialized_end=1440
+  _globals['_PROMOTEVOLUMEREQUEST_PARAMETERSENTRY']._serialized_start=480
+  _globals['_PROMOTEVOLUMEREQUEST_PARAMETERSENTRY']._serialized_end=529
+  _globals['_PROMOTEVOLUMEREQUEST_SECRETSENTRY']._serialized_start=531
+  _globals['_PROMOTEVOLUMEREQUEST_SECRETSENTRY']._serialized_end=577
+  _globals['_PROMOTEVOLUMERESPONSE']._serialized_start=1442
+  _globals['_PROMOTEVOLUMERESPONSE']._serialized_end=1465
+  _globals['_DEMOTEVOLUMEREQUEST']._serialized_start=1468
+  _globals['_DEMOTEVOLUMEREQUEST']._serialized_end=1849
+  _globals['_DEMOTEVOLUMEREQUEST_PARAMETERSENTRY']._serialized_start=480
+  _globals['_DEMOTEVOLUMEREQUEST_PARAMETERSENTRY']._serialized_end=529
+  _globals['_DEMOTEVOLUMEREQUEST_SECRETSENTRY']._serialized_start=531
+  _globals['_DEMOTEVOLUMEREQUEST_SECRETSENTRY']._serialized_end=577
+  _globals['_DEMOTEVOLUMERESPONSE']._serialized_start=1851
+  _globals['_DEMOTEVOLUMERESPONSE']._serialized_end=1873
+  _globals['_RESYNCVOLUMEREQUEST']._serialized_start=1876
+  _globals['_RESYNCVOLUMEREQUEST']._serialized_end=2257
+  _globals['_RESYNCVOLUMEREQUEST_PARAMETERSENTRY']._serialized_start=480
+  _globals['_RESYNCVOLUMEREQUEST_PARAMETERSENTRY']._serialized_end=529
+  _globals['_RESYNCVOLUMEREQUEST_SECRETSENTRY']._serialized_start=531
+  _globals['_RESYNCVOLUMEREQUEST_SECRETSENTRY']._serialized_end=577
+  _globals['_RESYNCVOLUMERESPONSE']._serialized_start=2259
+  _globals['_RESYNCVOLUMERESPONSE']._serialized_end=2296
+  _globals['_GETVOLUMEREPLICATIONINFOREQUEST']._serialized_start=2299
+  _globals['_GETVOLUMEREPLICATIONINFOREQUEST']._serialized_end=2568
+  _globals['_GETVOLUMEREPLICATIONINFOREQUEST_SECRETSENTRY']._serialized_start=531
+  _globals['_GETVOLUMEREPLICATIONINFOREQUEST_SECRETSENTRY']._serialized_end=577
+  _globals['_GETVOLUMEREPLICATIONINFORESPONSE']._serialized_start=2571
+  _globals['_GETVOLUMEREPLICATIONINFORESPONSE']._serialized_end=2892
+  _globals['_GETVOLUMEREPLICATIONINFORESPONSE_STATUS']._serialized_start=2833
+  _globals['_GETVOLUMEREPLICATIONINFORESPONSE_STATUS']._serialized_end=2892
+  _globals['_GETREPLICATIONDESTINATIONINFOREQUEST']._serialized_start=2895
+  _globals['_GETREPLICATIONDESTINATIONINFOREQUEST']._serialized_end=3127
+  _globals['_GETREPLICATIONDESTINATIONINFOREQUEST_SECRETSENTRY']._serialized_start=531
+  _globals['_GETREPLICATIONDESTINATIONINFOREQUEST_SECRETSENTRY']._serialized_end=577
+  _globals['_GETREPLICATIONDESTINATIONINFORESPONSE']._serialized_start=3129
+  _globals['_GETREPLICATIONDESTINATIONINFORESPONSE']._serialized_end=3238
+  _globals['_REPLICATIONDESTINATION']._serialized_start=3241
+  _globals['_REPLICATIONDESTINATION']._serialized_end=3666
+  _globals['_REPLICATIONDESTINATION_VOLUMEDESTINATION']._serialized_start=3423
+  _globals['_REPLICATIONDESTINATION_VOLUMEDESTINATION']._serialized_end=3461
+  _globals['_REPLICATIONDESTINATION_VOLUMEGROUPDESTINATION']._serialized_start=3464
+  _globals['_REPLICATIONDESTINATION_VOLUMEGROUPDESTINATION']._serialized_end=3658
+  _globals['_REPLICATIONDESTINATION_VOLUMEGROUPDESTINATION_VOLUMEIDSENTRY']._serialized_start=3610
+  _globals['_REPLICATIONDESTINATION_VOLUMEGROUPDESTINATION_VOLUMEIDSENTRY']._serialized_end=3658
+  _globals['_REPLICATIONSOURCE']._serialized_start=3669
+  _globals['_REPLICATIONSOURCE']._serialized_end=3913
+  _globals['_REPLICATIONSOURCE_VOLUMESOURCE']._serialized_start=3826
+  _globals['_REPLICATIONSOURCE_VOLUMESOURCE']._serialized_end=3859
+  _globals['_REPLICATIONSOURCE_VOLUMEGROUPSOURCE']._serialized_start=3861
+  _globals['_REPLICATIONSOURCE_VOLUMEGROUPSOURCE']._serialized_end=3905
+  _globals['_CONTROLLER']._serialized_start=3916
+  _globals['_CONTROLLER']._serialized_end=4697
 # @@protoc_insertion_point(module_scope)

@@ -21,7 +21,6 @@ class EnableVolumeReplicationRequest(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
-
     class SecretsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -29,7 +28,6 @@ class EnableVolumeReplicationRequest(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
-
     VOLUME_ID_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     SECRETS_FIELD_NUMBER: _ClassVar[int]
@@ -40,14 +38,7 @@ class EnableVolumeReplicationRequest(_message.Message):
     secrets: _containers.ScalarMap[str, str]
     replication_id: str
     replication_source: ReplicationSource
-    def __init__(
-        self,
-        volume_id: _Optional[str] = ...,
-        parameters: _Optional[_Mapping[str, str]] = ...,
-        secrets: _Optional[_Mapping[str, str]] = ...,
-        replication_id: _Optional[str] = ...,
-        replication_source: _Optional[_Union[ReplicationSource, _Mapping]] = ...,
-    ) -> None: ...
+    def __init__(self, volume_id: _Optional[str] = ..., parameters: _Optional[_Mapping[str, str]] = ..., secrets: _Optional[_Mapping[str, str]] = ..., replication_id: _Optional[str] = ..., replication_source: _Optional[_Union[ReplicationSource, _Mapping]] = ...) -> None: ...
 
 class EnableVolumeReplicationResponse(_message.Message):
     __slots__ = ()
@@ -62,7 +53,6 @@ class DisableVolumeReplicationRequest(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
-
     class SecretsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -70,7 +60,6 @@ class DisableVolumeReplicationRequest(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
-
     VOLUME_ID_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     SECRETS_FIELD_NUMBER: _ClassVar[int]
@@ -81,28 +70,14 @@ class DisableVolumeReplicationRequest(_message.Message):
     secrets: _containers.ScalarMap[str, str]
     replication_id: str
     replication_source: ReplicationSource
-    def __init__(
-        self,
-        volume_id: _Optional[str] = ...,
-        parameters: _Optional[_Mapping[str, str]] = ...,
-        secrets: _Optional[_Mapping[str, str]] = ...,
-        replication_id: _Optional[str] = ...,
-        replication_source: _Optional[_Union[ReplicationSource, _Mapping]] = ...,
-    ) -> None: ...
+    def __init__(self, volume_id: _Optional[str] = ..., parameters: _Optional[_Mapping[str, str]] = ..., secrets: _Optional[_Mapping[str, str]] = ..., replication_id: _Optional[str] = ..., replication_source: _Optional[_Union[ReplicationSource, _Mapping]] = ...) -> None: ...
 
 class DisableVolumeReplicationResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class PromoteVolumeRequest(_message.Message):
-    __slots__ = (
-        "volume_id",
-        "force",
-        "parameters",
-        "secrets",
-        "replication_id",
-        "replication_source",
-    )
+    __slots__ = ("volume_id", "force", "parameters", "secrets", "replication_id", "replication_source")
     class ParametersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -110,7 +85,6 @@ class PromoteVolumeRequest(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
-
     class SecretsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -118,7 +92,6 @@ class PromoteVolumeRequest(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
-
     VOLUME_ID_FIELD_NUMBER: _ClassVar[int]
     FORCE_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
@@ -131,29 +104,14 @@ class PromoteVolumeRequest(_message.Message):
     secrets: _containers.ScalarMap[str, str]
     replication_id: str
     replication_source: ReplicationSource
-    def __init__(
-        self,
-        volume_id: _Optional[str] = ...,
-        force: bool = ...,
-        parameters: _Optional[_Mapping[str, str]] = ...,
-        secrets: _Optional[_Mapping[str, str]] = ...,
-        replication_id: _Optional[str] = ...,
-        replication_source: _Optional[_Union[ReplicationSource, _Mapping]] = ...,
-    ) -> None: ...
+    def __init__(self, volume_id: _Optional[str] = ..., force: bool = ..., parameters: _Optional[_Mapping[str, str]] = ..., secrets: _Optional[_Mapping[str, str]] = ..., replication_id: _Optional[str] = ..., replication_source: _Optional[_Union[ReplicationSource, _Mapping]] = ...) -> None: ...
 
 class PromoteVolumeResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class DemoteVolumeRequest(_message.Message):
-    __slots__ = (
-        "volume_id",
-        "force",
-        "parameters",
-        "secrets",
-        "replication_id",
-        "replication_source",
-    )
+    __slots__ = ("volume_id", "force", "parameters", "secrets", "replication_id", "replication_source")
     class ParametersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -161,7 +119,6 @@ class DemoteVolumeRequest(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
-
     class SecretsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -169,7 +126,6 @@ class DemoteVolumeRequest(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
-
     VOLUME_ID_FIELD_NUMBER: _ClassVar[int]
     FORCE_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
@@ -182,29 +138,14 @@ class DemoteVolumeRequest(_message.Message):
     secrets: _containers.ScalarMap[str, str]
     replication_id: str
     replication_source: ReplicationSource
-    def __init__(
-        self,
-        volume_id: _Optional[str] = ...,
-        force: bool = ...,
-        parameters: _Optional[_Mapping[str, str]] = ...,
-        secrets: _Optional[_Mapping[str, str]] = ...,
-        replication_id: _Optional[str] = ...,
-        replication_source: _Optional[_Union[ReplicationSource, _Mapping]] = ...,
-    ) -> None: ...
+    def __init__(self, volume_id: _Optional[str] = ..., force: bool = ..., parameters: _Optional[_Mapping[str, str]] = ..., secrets: _Optional[_Mapping[str, str]] = ..., replication_id: _Optional[str] = ..., replication_source: _Optional[_Union[ReplicationSource, _Mapping]] = ...) -> None: ...
 
 class DemoteVolumeResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class ResyncVolumeRequest(_message.Message):
-    __slots__ = (
-        "volume_id",
-        "force",
-        "parameters",
-        "secrets",
-        "replication_id",
-        "replication_source",
-    )
+    __slots__ = ("volume_id", "force", "parameters", "secrets", "replication_id", "replication_source")
     class ParametersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -212,7 +153,6 @@ class ResyncVolumeRequest(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
-
     class SecretsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -220,7 +160,6 @@ class ResyncVolumeRequest(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
-
     VOLUME_ID_FIELD_NUMBER: _ClassVar[int]
     FORCE_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
@@ -233,15 +172,7 @@ class ResyncVolumeRequest(_message.Message):
     secrets: _containers.ScalarMap[str, str]
     replication_id: str
     replication_source: ReplicationSource
-    def __init__(
-        self,
-        volume_id: _Optional[str] = ...,
-        force: bool = ...,
-        parameters: _Optional[_Mapping[str, str]] = ...,
-        secrets: _Optional[_Mapping[str, str]] = ...,
-        replication_id: _Optional[str] = ...,
-        replication_source: _Optional[_Union[ReplicationSource, _Mapping]] = ...,
-    ) -> None: ...
+    def __init__(self, volume_id: _Optional[str] = ..., force: bool = ..., parameters: _Optional[_Mapping[str, str]] = ..., secrets: _Optional[_Mapping[str, str]] = ..., replication_id: _Optional[str] = ..., replication_source: _Optional[_Union[ReplicationSource, _Mapping]] = ...) -> None: ...
 
 class ResyncVolumeResponse(_message.Message):
     __slots__ = ("ready",)
@@ -258,7 +189,6 @@ class GetVolumeReplicationInfoRequest(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
-
     VOLUME_ID_FIELD_NUMBER: _ClassVar[int]
     SECRETS_FIELD_NUMBER: _ClassVar[int]
     REPLICATION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -267,29 +197,16 @@ class GetVolumeReplicationInfoRequest(_message.Message):
     secrets: _containers.ScalarMap[str, str]
     replication_id: str
     replication_source: ReplicationSource
-    def __init__(
-        self,
-        volume_id: _Optional[str] = ...,
-        secrets: _Optional[_Mapping[str, str]] = ...,
-        replication_id: _Optional[str] = ...,
-        replication_source: _Optional[_Union[ReplicationSource, _Mapping]] = ...,
-    ) -> None: ...
+    def __init__(self, volume_id: _Optional[str] = ..., secrets: _Optional[_Mapping[str, str]] = ..., replication_id: _Optional[str] = ..., replication_source: _Optional[_Union[ReplicationSource, _Mapping]] = ...) -> None: ...
 
 class GetVolumeReplicationInfoResponse(_message.Message):
-    __slots__ = (
-        "last_sync_time",
-        "last_sync_duration",
-        "last_sync_bytes",
-        "status",
-        "status_message",
-    )
+    __slots__ = ("last_sync_time", "last_sync_duration", "last_sync_bytes", "status", "status_message")
     class Status(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         UNKNOWN: _ClassVar[GetVolumeReplicationInfoResponse.Status]
         HEALTHY: _ClassVar[GetVolumeReplicationInfoResponse.Status]
         DEGRADED: _ClassVar[GetVolumeReplicationInfoResponse.Status]
         ERROR: _ClassVar[GetVolumeReplicationInfoResponse.Status]
-
     UNKNOWN: GetVolumeReplicationInfoResponse.Status
     HEALTHY: GetVolumeReplicationInfoResponse.Status
     DEGRADED: GetVolumeReplicationInfoResponse.Status
@@ -304,18 +221,7 @@ class GetVolumeReplicationInfoResponse(_message.Message):
     last_sync_bytes: int
     status: GetVolumeReplicationInfoResponse.Status
     status_message: str
-    def __init__(
-        self,
-        last_sync_time: _Optional[
-            _Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]
-        ] = ...,
-        last_sync_duration: _Optional[
-            _Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]
-        ] = ...,
-        last_sync_bytes: _Optional[int] = ...,
-        status: _Optional[_Union[GetVolumeReplicationInfoResponse.Status, str]] = ...,
-        status_message: _Optional[str] = ...,
-    ) -> None: ...
+    def __init__(self, last_sync_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_sync_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., last_sync_bytes: _Optional[int] = ..., status: _Optional[_Union[GetVolumeReplicationInfoResponse.Status, str]] = ..., status_message: _Optional[str] = ...) -> None: ...
 
 class GetReplicationDestinationInfoRequest(_message.Message):
     __slots__ = ("secrets", "replication_source")
@@ -326,24 +232,17 @@ class GetReplicationDestinationInfoRequest(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
-
     SECRETS_FIELD_NUMBER: _ClassVar[int]
     REPLICATION_SOURCE_FIELD_NUMBER: _ClassVar[int]
     secrets: _containers.ScalarMap[str, str]
     replication_source: ReplicationSource
-    def __init__(
-        self,
-        secrets: _Optional[_Mapping[str, str]] = ...,
-        replication_source: _Optional[_Union[ReplicationSource, _Mapping]] = ...,
-    ) -> None: ...
+    def __init__(self, secrets: _Optional[_Mapping[str, str]] = ..., replication_source: _Optional[_Union[ReplicationSource, _Mapping]] = ...) -> None: ...
 
 class GetReplicationDestinationInfoResponse(_message.Message):
     __slots__ = ("replication_destination",)
     REPLICATION_DESTINATION_FIELD_NUMBER: _ClassVar[int]
     replication_destination: ReplicationDestination
-    def __init__(
-        self, replication_destination: _Optional[_Union[ReplicationDestination, _Mapping]] = ...
-    ) -> None: ...
+    def __init__(self, replication_destination: _Optional[_Union[ReplicationDestination, _Mapping]] = ...) -> None: ...
 
 class ReplicationDestination(_message.Message):
     __slots__ = ("volume", "volumegroup")
@@ -352,7 +251,6 @@ class ReplicationDestination(_message.Message):
         VOLUME_ID_FIELD_NUMBER: _ClassVar[int]
         volume_id: str
         def __init__(self, volume_id: _Optional[str] = ...) -> None: ...
-
     class VolumeGroupDestination(_message.Message):
         __slots__ = ("volume_group_id", "volume_ids")
         class VolumeIdsEntry(_message.Message):
@@ -362,28 +260,16 @@ class ReplicationDestination(_message.Message):
             key: str
             value: str
             def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
-
         VOLUME_GROUP_ID_FIELD_NUMBER: _ClassVar[int]
         VOLUME_IDS_FIELD_NUMBER: _ClassVar[int]
         volume_group_id: str
         volume_ids: _containers.ScalarMap[str, str]
-        def __init__(
-            self,
-            volume_group_id: _Optional[str] = ...,
-            volume_ids: _Optional[_Mapping[str, str]] = ...,
-        ) -> None: ...
-
+        def __init__(self, volume_group_id: _Optional[str] = ..., volume_ids: _Optional[_Mapping[str, str]] = ...) -> None: ...
     VOLUME_FIELD_NUMBER: _ClassVar[int]
     VOLUMEGROUP_FIELD_NUMBER: _ClassVar[int]
     volume: ReplicationDestination.VolumeDestination
     volumegroup: ReplicationDestination.VolumeGroupDestination
-    def __init__(
-        self,
-        volume: _Optional[_Union[ReplicationDestination.VolumeDestination, _Mapping]] = ...,
-        volumegroup: _Optional[
-            _Union[ReplicationDestination.VolumeGroupDestination, _Mapping]
-        ] = ...,
-    ) -> None: ...
+    def __init__(self, volume: _Optional[_Union[ReplicationDestination.VolumeDestination, _Mapping]] = ..., volumegroup: _Optional[_Union[ReplicationDestination.VolumeGroupDestination, _Mapping]] = ...) -> None: ...
 
 class ReplicationSource(_message.Message):
     __slots__ = ("volume", "volumegroup")
@@ -392,19 +278,13 @@ class ReplicationSource(_message.Message):
         VOLUME_ID_FIELD_NUMBER: _ClassVar[int]
         volume_id: str
         def __init__(self, volume_id: _Optional[str] = ...) -> None: ...
-
     class VolumeGroupSource(_message.Message):
         __slots__ = ("volume_group_id",)
         VOLUME_GROUP_ID_FIELD_NUMBER: _ClassVar[int]
         volume_group_id: str
         def __init__(self, volume_group_id: _Optional[str] = ...) -> None: ...
-
     VOLUME_FIELD_NUMBER: _ClassVar[int]
     VOLUMEGROUP_FIELD_NUMBER: _ClassVar[int]
     volume: ReplicationSource.VolumeSource
     volumegroup: ReplicationSource.VolumeGroupSource
-    def __init__(
-        self,
-        volume: _Optional[_Union[ReplicationSource.VolumeSource, _Mapping]] = ...,
-        volumegroup: _Optional[_Union[ReplicationSource.VolumeGroupSource, _Mapping]] = ...,
-    ) -> None: ...
+    def __init__(self, volume: _Optional[_Union[ReplicationSource.VolumeSource, _Mapping]] = ..., volumegroup: _Optional[_Union[ReplicationSource.VolumeGroupSource, _Mapping]] = ...) -> None: ...
