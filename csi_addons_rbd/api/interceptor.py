@@ -70,6 +70,7 @@ class _Outcome:
 
     code: grpc.StatusCode = grpc.StatusCode.INTERNAL
     reason: str = errors.InternalError.reason
+    temporary: bool = False
     message: str = ""
     response: bytes = b""
     fault: Exception | None = None
@@ -135,7 +136,7 @@ class CallInterceptor(grpc.ServerInterceptor):
             outcome.code = context.code() or grpc.StatusCode.OK  # type: ignore[attr-defined] # the stubs lack it
         except errors.DriverError as exc:
             outcome.code, outcome.reason = status_of(exc), exc.reason
-            outcome.message = exc.message
+            outcome.message, outcome.temporary = exc.message, exc.temporary
         except Exception as exc:  # noqa: BLE001 - the caller gets INTERNAL, the log the rest
             outcome.fault = exc
         finally:
@@ -167,7 +168,11 @@ class CallInterceptor(grpc.ServerInterceptor):
             message = f"an internal error of the driver; its log has the details of call {call_id}"
         details = AnyMessage()
         details.Pack(
-            ErrorInfo(reason=outcome.reason, domain=self._domain, metadata={"call_id": call_id})
+            ErrorInfo(
+                reason=outcome.reason,
+                domain=self._domain,
+                metadata={"call_id": call_id, "temporary": str(outcome.temporary).lower()},
+            )
         )
         status = Status(
             code=outcome.code.value[0],

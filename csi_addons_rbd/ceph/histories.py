@@ -19,6 +19,9 @@ NOTHING: Final = History(
     mark=0,
     began=0,
     began_at=None,
+    newest_at=None,
+    awaited=False,
+    copied_until=None,
     followed=False,
     complete=False,
     progress="",
@@ -48,14 +51,18 @@ def snapshot_history(image: rbd.Image) -> History:
     if epoch is Epoch.NON_PRIMARY_DEMOTED and not settled:
         epoch = Epoch.NON_PRIMARY
     present = _present_epoch(snapshots)
-    began = timegm(image.get_snap_timestamp(present[0]["id"]).utctimetuple()) if present else 0
+    held = _held_by_peers(snapshots[: -len(present)], present) if present else None
+    began = _taken_at(image, present[0]) if present else 0
     copied = newest["mirror"]["last_copied_object_number"]
     return History(
         epoch=epoch,
         mark=newest["id"],
         began=began,
         began_at=began or None,
-        followed=_followed(snapshots[: -len(present)], present) if present else False,
+        newest_at=_taken_at(image, newest),
+        awaited=any(_claimed(snap) for snap in snapshots[:-1]),
+        copied_until=_taken_at(image, held) if held else None,
+        followed=held is not None and len(present) < len(snapshots),
         complete=any(_complete(snap) for snap in snapshots),
         progress="" if settled else f"copied {copied} objects",
     )
@@ -79,10 +86,22 @@ def journal_history(ioctx: rados.Ioctx, image_id: str) -> History:
         mark=newest.number,
         began=began,
         began_at=None,
+        newest_at=None,
+        awaited=False,
+        copied_until=None,
         followed=bool(peers) and all(tag is not None and tag >= began for tag in peers),
         complete=complete,
         progress="" if complete else "the first copy is being made",
     )
+
+
+def _taken_at(image: rbd.Image, snapshot: Mapping[str, Any]) -> int:
+    return timegm(image.get_snap_timestamp(snapshot["id"]).utctimetuple())
+
+
+def _claimed(snapshot: Mapping[str, Any]) -> bool:
+    """Tell whether a peer still needs the snapshot: to copy it, or as what to start from."""
+    return bool(snapshot["mirror"]["mirror_peer_uuids"])
 
 
 def _epoch(snapshot: Mapping[str, Any]) -> Epoch:
@@ -106,16 +125,15 @@ def _present_epoch(snapshots: list[Any]) -> list[Any]:
     return present
 
 
-def _followed(earlier: list[Any], present: list[Any]) -> bool:
-    """Tell whether no peer needs an earlier snapshot any more.
+def _held_by_peers(earlier: list[Any], present: list[Any]) -> Any | None:
+    """Return the newest snapshot of the epoch that every peer has whole, if the claims tell.
 
     rbd-mirror gives up its claim to the snapshot it started from when it has the next one
-    whole. librbd revokes claims too, of the oldest, when there are too many: then it proves
-    nothing, nor where a peer never had a claim.
+    whole: so it has the oldest that it claims, once it has had any. librbd revokes claims too,
+    of the oldest, when there are too many: then they prove nothing, nor do they where a peer
+    never had one.
     """
-    needed = [snap for snap in present if snap["mirror"]["mirror_peer_uuids"]]
-    return (
-        bool(earlier)
-        and 0 < len(needed) < _EVICTING
-        and not any(snap["mirror"]["mirror_peer_uuids"] for snap in earlier)
-    )
+    needed = [snap for snap in present if _claimed(snap)]
+    if not 0 < len(needed) < _EVICTING or any(map(_claimed, earlier)):
+        return None
+    return needed[0]

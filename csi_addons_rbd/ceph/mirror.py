@@ -11,12 +11,20 @@ import rados
 import rbd
 
 from csi_addons_rbd.ceph.connections import Connections, Purpose
+from csi_addons_rbd.ceph.leases import CephLease, lease
+from csi_addons_rbd.ceph.parents import flatten, read_parents
 from csi_addons_rbd.ceph.schedules import keep_schedule
 from csi_addons_rbd.ceph.translate import translating
 from csi_addons_rbd.ceph.views import MODES, read_view
 from csi_addons_rbd.replication.calls import Credentials, MirroringMode, Schedule
 from csi_addons_rbd.replication.errors import FeaturesMissing, ImageHasDependents
-from csi_addons_rbd.replication.image import ImageSpec, MirrorView, PoolMirroring, ResyncRecord
+from csi_addons_rbd.replication.image import (
+    ImageSpec,
+    MirrorView,
+    Parent,
+    PoolMirroring,
+    ResyncRecord,
+)
 
 # metadata below ".rbd" belongs to one site: librbd does not mirror it
 _NOTES: Final = ".rbd.csi-addons-rbd."
@@ -47,14 +55,28 @@ class CephImage:
         with self._pool(Purpose.READ, "reading the mirroring mode of the pool of") as ioctx:
             return PoolMirroring(rbd.RBD().mirror_mode_get(ioctx))
 
-    def parent(self) -> str | None:
-        """Name the parent of a clone."""
-        with self._pool(Purpose.READ, "reading the parent of") as ioctx, self._read(ioctx) as image:
-            try:
-                parent = image.get_parent_image_spec()
-            except rbd.ImageNotFound:
-                return None
-            return f"{parent['pool_name']}/{parent['image_name']}"
+    @contextmanager
+    def lease(self) -> Iterator[CephLease]:
+        """Be the only driver that changes the image."""
+        with self._pool(Purpose.READ, "leasing") as ioctx:
+            with self._read(ioctx) as image:
+                image_id = image.id()
+            with lease(ioctx, image=str(self.spec), image_id=image_id) as held:
+                yield held
+
+    def parents(self) -> tuple[Parent, ...]:
+        """Name the images that a clone hangs on."""
+        with (
+            self.connections.use(self.monitors, self.credentials, Purpose.READ) as cluster,
+            self._pool(Purpose.READ, "reading the parents of") as ioctx,
+            self._read(ioctx) as image,
+        ):
+            return read_parents(cluster, image)
+
+    def flatten(self) -> str:
+        """Have the manager copy everything that the parents hold."""
+        with self.connections.use(self.monitors, self.credentials, Purpose.READ) as cluster:
+            return flatten(cluster, self.spec)
 
     def holders(self) -> tuple[str, ...]:
         """Name the clients that hold a lock; the exclusive lock shows among them, too."""
@@ -112,6 +134,11 @@ class CephImage:
             rbd.Image(ioctx, image_id=image_id) as image,
         ):
             image.mirror_image_resync()
+
+    def take_snapshot(self) -> None:
+        """Take a mirror snapshot."""
+        with self._change("taking a mirror snapshot of") as image:
+            image.mirror_image_create_snapshot()
 
     def notes(self) -> Mapping[str, str]:
         """Read this driver's own metadata of the image."""

@@ -17,7 +17,7 @@ from csi_addons_rbd.replication.errors import ManagerUnavailable
 from csi_addons_rbd.replication.image import ImageSpec
 
 _PREFIX: Final = "rbd mirror snapshot schedule"
-_MINUTES: Final = {"m": 1, "h": 60, "d": 24 * 60}
+_SECONDS: Final = {"m": 60, "h": 60 * 60, "d": 24 * 60 * 60}
 
 
 def keep_schedule(cluster: rados.Rados, spec: ImageSpec, wanted: Schedule | None) -> None:
@@ -67,8 +67,8 @@ def _arguments(schedule: Schedule) -> dict[str, str]:
 
 def _same(item: dict[str, str], wanted: Schedule) -> bool:
     interval = item["interval"]
-    minutes = int(interval[:-1]) * _MINUTES[interval[-1]]
-    return minutes == wanted.minutes and _start_minute(item.get("start_time")) == _start_minute(
+    seconds = int(interval[:-1]) * _SECONDS[interval[-1]]
+    return seconds == wanted.seconds and _start_minute(item.get("start_time")) == _start_minute(
         wanted.start_time
     )
 

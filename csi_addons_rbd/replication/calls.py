@@ -40,17 +40,20 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """When Ceph's scheduler takes mirror snapshots of one image."""
+    """When mirror snapshots of one image are taken."""
 
-    minutes: int
-    """Interval in minutes, at least 1."""
+    seconds: int
+    """The interval: 10 at least, or whole minutes."""
+    by_driver: bool
+    """Whether the driver takes them itself, as for intervals asked for in seconds: Ceph's own
+    scheduler counts in minutes."""
     start_time: str | None
     """ISO 8601 time the intervals are counted from, as the caller wrote it."""
 
     @property
     def interval(self) -> str:
-        """The interval in the scheduler's own notation."""
-        return f"{self.minutes}m"
+        """The interval in the notation of the parameter, and of Ceph's scheduler."""
+        return f"{self.seconds}s" if self.by_driver else f"{self.seconds // 60}m"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,10 +7,10 @@ from typing import Final
 from csi_addons_rbd.replication.calls import MirroringMode
 from csi_addons_rbd.replication.errors import DriverError, ImageChanged, ImageInUse, PeerBehind
 from csi_addons_rbd.replication.image import MirroredImage, MirrorView, SiteStatus
+from csi_addons_rbd.replication.notes import SCHEDULE
 from csi_addons_rbd.replication.observations import Observation
 from csi_addons_rbd.replication.operations import Deadline
 from csi_addons_rbd.replication.promote import POLL, Hindsight, Patience
-from csi_addons_rbd.replication.scheduling import SCHEDULE_NOTE
 from csi_addons_rbd.replication.sync_info import Role, role, sync_report, text
 
 _PASSING: Final = 5
@@ -27,9 +27,17 @@ def demote(
         PeerBehind: a peer has not yet followed this primary epoch.
     """
     _require_unheld(image)
-    _await_peers(image, view, observation, patience)
-    _require_unheld(image)
-    _demote_without_schedule(image)
+    epoch = _await_peers(image, view, observation, patience)
+    with image.lease() as lease:
+        _require_unheld(image)
+        view = image.view()
+        if view.primary and view.history.began != epoch:
+            raise ImageChanged(
+                f"{image.spec} was demoted and promoted by another driver meanwhile; ask again"
+            )
+        lease.require()
+        if view.primary:
+            _demote_without_schedule(image)
     if image.view().primary:
         raise ImageChanged(f"{image.spec} was demoted, but still reads primary; ask again")
     intruders = image.holders()
@@ -42,12 +50,12 @@ def demote(
 
 def _demote_without_schedule(image: MirroredImage) -> None:
     """Demote, and first take back the note of the schedule: a secondary takes no notes."""
-    schedule = image.notes().get(SCHEDULE_NOTE)
-    image.note(SCHEDULE_NOTE, None)
+    schedule = image.notes().get(SCHEDULE)
+    image.note(SCHEDULE, None)
     try:
         image.demote()
     except DriverError:
-        image.note(SCHEDULE_NOTE, schedule)
+        image.note(SCHEDULE, schedule)
         raise
 
 
@@ -65,8 +73,8 @@ def _require_unheld(image: MirroredImage) -> None:
 
 def _await_peers(
     image: MirroredImage, view: MirrorView, observation: Observation, patience: Patience
-) -> None:
-    """Wait until each live secondary has followed into this primary epoch.
+) -> int:
+    """Wait until each live secondary has followed into this primary epoch; return its start.
 
     Otherwise a peer could be promoted on the history before it, and demoted again, without
     either side ever noticing: the writes of one of them would be lost.
@@ -82,6 +90,7 @@ def _await_peers(
         view = image.view()
         observation.note(view)
         hindsight.note(view)
+    return view.history.began
 
 
 def _behind(view: MirrorView, observation: Observation, hindsight: Hindsight) -> str:

@@ -29,6 +29,8 @@ class DriverError(Exception):
     """The root. Its text goes to the caller: what was seen, where, and what to do next."""
 
     reason: ClassVar[str] = "INTERNAL"
+    temporary: ClassVar[bool] = False
+    """Whether it passes by itself, so that the same call is right a little later."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -119,6 +121,12 @@ class ImageInTrash(PreconditionFailed):
     reason = "IMAGE_IN_TRASH"
 
 
+class ParentNotMirrored(PreconditionFailed):
+    """A clone can only be mirrored where its parent is, or without one."""
+
+    reason = "PARENT_NOT_MIRRORED"
+
+
 class ImageHasDependents(PreconditionFailed):
     """A mirrored clone depends on this image."""
 
@@ -171,12 +179,25 @@ class Busy(DriverError):
     """The situation passes by itself; the same call is right a little later."""
 
     reason = "BUSY"
+    temporary = True
 
 
 class OperationRunning(Busy):
     """Another, different operation on the same image is running."""
 
     reason = "OPERATION_RUNNING"
+
+
+class LeaseHeld(Busy):
+    """Another driver is changing the image at this moment."""
+
+    reason = "LEASE_HELD"
+
+
+class Flattening(Busy):
+    """The clone is being made independent of its parent before it can be mirrored."""
+
+    reason = "FLATTENING"
 
 
 class DataPending(Busy):
@@ -243,6 +264,7 @@ class Unavailable(DriverError):
     """A cluster, or a part of it, does not answer."""
 
     reason = "UNAVAILABLE"
+    temporary = True
 
 
 class ClusterNotConfigured(Unavailable):
@@ -291,12 +313,14 @@ class DeadlineExceeded(DriverError):
     """The caller's deadline ended while Ceph was still working; the work goes on."""
 
     reason = "DEADLINE_EXCEEDED"
+    temporary = True
 
 
 class Exhausted(DriverError):
     """A limit of concurrent calls is reached; refused at once rather than queued."""
 
     reason = "TOO_MANY_CALLS"
+    temporary = True
 
 
 class Unsupported(DriverError):

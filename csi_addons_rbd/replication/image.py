@@ -2,6 +2,7 @@
 """The vocabulary of images: what one shows, and what ``ceph/`` can do with it."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Protocol
@@ -67,6 +68,13 @@ class History:
     seconds, or its first journal tag. 0 when the image is not primary."""
     began_at: int | None
     """When that was, in Unix seconds of this cluster's clock; ``None`` where nothing tells."""
+    newest_at: int | None
+    """Snapshot mode: when the newest mirror snapshot was taken, as ``began_at``."""
+    awaited: bool
+    """Snapshot mode: whether the image itself shows that a peer still lacks that snapshot."""
+    copied_until: int | None
+    """Snapshot mode: when the newest snapshot was taken that, as the image itself shows, every
+    peer has whole, as ``began_at``; counts only once a peer has had a first copy."""
     followed: bool
     """Whether the image itself shows that every peer has followed into that epoch: what they
     still need of it, or of its journal, is of that epoch. False where that cannot be told."""
@@ -137,6 +145,25 @@ class PoolMirroring(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Parent:
+    """An image that a clone reads from, as far as it has no data of its own."""
+
+    path: str
+    """``pool/[namespace/]image``."""
+    mirrored: bool
+    trashed: bool
+
+    def __str__(self) -> str:
+        """Return the words that error texts use."""
+        faults = [
+            words
+            for words, so in (("in the trash", self.trashed), ("not mirrored", not self.mirrored))
+            if so
+        ]
+        return f"{self.path} ({', '.join(faults)})" if faults else self.path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResyncRecord:
     """The note that a resync was asked for, kept in the pool because it deletes the image."""
 
@@ -149,6 +176,14 @@ class ResyncRecord:
 
 
 # --- what ceph/ provides ------------------------------------------------------------------
+
+
+class Lease(Protocol):
+    """The right, for a while, to be the only driver that changes an image."""
+
+    def require(self) -> None:
+        """Raise ``LeaseHeld`` when the lease may be over: to be asked right before the change."""
+        ...
 
 
 class MirroredImage(Protocol):
@@ -167,8 +202,16 @@ class MirroredImage(Protocol):
         """Read the mirroring mode of the image's pool or namespace."""
         ...
 
-    def parent(self) -> str | None:
-        """Name the parent of a clone (``pool/image``); ``None`` when there is none."""
+    def lease(self) -> AbstractContextManager[Lease]:
+        """Be the only driver that changes the image; raises ``LeaseHeld`` when another one is."""
+        ...
+
+    def parents(self) -> tuple[Parent, ...]:
+        """Name the images that a clone hangs on, the nearest first; none for other images."""
+        ...
+
+    def flatten(self) -> str:
+        """Have the manager copy everything that the parents hold; tell how far it has come."""
         ...
 
     def holders(self) -> tuple[str, ...]:
@@ -197,6 +240,10 @@ class MirroredImage(Protocol):
 
     def resync(self, image_id: str) -> None:
         """Flag just that image, whatever bears its name by now, for deletion and a new copy."""
+        ...
+
+    def take_snapshot(self) -> None:
+        """Take a mirror snapshot."""
         ...
 
     def notes(self) -> Mapping[str, str]:

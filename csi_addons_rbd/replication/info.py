@@ -7,12 +7,17 @@ from typing import Final
 
 from csi_addons_rbd.replication.calls import Health, MirroringMode, ReplicationInfo
 from csi_addons_rbd.replication.errors import NotPrimary, SyncInfoMissing
-from csi_addons_rbd.replication.image import ImageSpec, MirrorView, SiteState, SiteStatus
+from csi_addons_rbd.replication.image import (
+    ImageSpec,
+    MirroredImage,
+    MirrorView,
+    SiteState,
+    SiteStatus,
+)
+from csi_addons_rbd.replication.notes import LAST_SYNC, Wanted, noted_sync, wanted_schedule
 from csi_addons_rbd.replication.observations import Observation
-from csi_addons_rbd.replication.scheduling import Wanted, wanted_schedule
 from csi_addons_rbd.replication.sync_info import Role, SyncReport, role, sync_report, text
 
-LAST_SYNC_NOTE: Final = "last-sync"
 _WORST: Final = (Health.ERROR, Health.UNKNOWN, Health.DEGRADED)
 _PEER_HEALTHY: Final = (SiteState.REPLAYING, SiteState.SYNCING)
 
@@ -28,7 +33,7 @@ def replication_info(
     """
     if not view.primary:
         raise NotPrimary(f"{spec} is secondary; ask on the site where it is primary")
-    last = last_sync(view, observation) or _noted(notes.get(LAST_SYNC_NOTE))
+    last = last_sync(view, observation) or noted_sync(notes)
     findings = _findings(view, observation, wanted_schedule(notes), last)
     health = next((each for each in _WORST if each in {found.health for found in findings}), None)
     if last is None and health is not Health.ERROR:
@@ -50,9 +55,17 @@ def last_sync(view: MirrorView, observation: Observation) -> int | None:
     """Return the newest time until which every peer has everything, remembered if need be."""
     known = [_synced_until(peer, view) for peer in view.peers]
     if known and all(known):
-        newest = min(each for each in known if each)
+        # a status lags by up to half a minute, the image itself does not
+        newest = max(min(each for each in known if each), view.history.copied_until or 0)
         observation.last_sync = max(newest, observation.last_sync or 0)
     return observation.last_sync
+
+
+def note_last_sync(image: MirroredImage, view: MirrorView, observation: Observation) -> None:
+    """Keep on the image what would be forgotten with this process."""
+    last = last_sync(view, observation)
+    if last is not None and noted_sync(image.notes()) != last:
+        image.note(LAST_SYNC, str(last))
 
 
 def _synced_until(peer: SiteStatus, view: MirrorView) -> int | None:
@@ -60,10 +73,6 @@ def _synced_until(peer: SiteStatus, view: MirrorView) -> int | None:
     if view.mode is MirroringMode.SNAPSHOT:
         return report.copied_until
     return peer.last_update if report.positions_equal else None
-
-
-def _noted(note: str | None) -> int | None:
-    return int(note) if note and note.isdecimal() else None
 
 
 def _furthest_behind(view: MirrorView) -> SyncReport | None:
@@ -90,7 +99,7 @@ def _findings(
         words = f"the snapshot schedule every {wanted.schedule.interval} is not in place yet"
         found.append(_Finding(health=Health.DEGRADED, words=words))
     if wanted is not None and last is not None:
-        found.append(_age_finding(view, 2 * 60 * wanted.schedule.minutes, last))
+        found.append(_age_finding(view, 2 * wanted.schedule.seconds, last))
     return [each for each in found if each is not None]
 
 

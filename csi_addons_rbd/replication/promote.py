@@ -145,7 +145,7 @@ def require_complete_copy(spec: ImageSpec, view: MirrorView, observation: Observ
 
 def _insist(image: MirroredImage, patience: Patience) -> None:
     """Force: rbd-mirror lets go of a replaying image only after a while (EBUSY, EROFS)."""
-    while not image.promote(force=True):
+    while not _force(image):
         if patience.until.remaining <= 0:
             holders = ", ".join(image.holders()) or image.held_by_mirror_daemon() or "nobody"
             raise Busy(
@@ -154,6 +154,14 @@ def _insist(image: MirroredImage, patience: Patience) -> None:
                 "for 30 s, any other holder must close the image; ask again"
             )
         time.sleep(POLL)
+
+
+def _force(image: MirroredImage) -> bool:
+    with image.lease() as lease:
+        if image.view().primary:
+            return True
+        lease.require()
+        return image.promote(force=True)
 
 
 def _await_data(
@@ -172,7 +180,7 @@ def _await_data(
         hindsight.note(view)
         obstacle = judge.obstacle(view)
         if obstacle is None:
-            if image.promote(force=False):
+            if _take_over(image, judge):
                 return
             obstacle = "librbd does not accept yet, rbd-mirror still holds the image"
         if patience.until.remaining <= 0:
@@ -182,6 +190,18 @@ def _await_data(
         time.sleep(POLL)
         view = image.view()
         observation.note(view)
+
+
+def _take_over(image: MirroredImage, judge: "_Judge") -> bool:
+    """Promote as the only driver, if a last look shows no obstacle, either."""
+    with image.lease() as lease:
+        view = image.view()
+        if view.primary:
+            return True
+        if judge.obstacle(view) is not None:
+            return False
+        lease.require()
+        return image.promote(force=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

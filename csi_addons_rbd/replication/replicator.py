@@ -22,12 +22,14 @@ from csi_addons_rbd.replication.calls import (
 from csi_addons_rbd.replication.demote import demote
 from csi_addons_rbd.replication.errors import ImageRecreating, NotEnabled
 from csi_addons_rbd.replication.image import Absent, Found, MirroredImage, MirrorState, MirrorView
-from csi_addons_rbd.replication.info import LAST_SYNC_NOTE, last_sync, replication_info
+from csi_addons_rbd.replication.info import note_last_sync, replication_info
+from csi_addons_rbd.replication.keeper import SnapshotKeeper
+from csi_addons_rbd.replication.notes import LAST_SYNC, SCHEDULE
 from csi_addons_rbd.replication.observations import Observation, Observations
 from csi_addons_rbd.replication.operations import Deadline, Operations
 from csi_addons_rbd.replication.promote import Patience, promote
 from csi_addons_rbd.replication.resync import Resync
-from csi_addons_rbd.replication.scheduling import SCHEDULE_NOTE, Scheduler
+from csi_addons_rbd.replication.scheduling import Scheduler
 from csi_addons_rbd.replication.switching import disable, enable
 
 _MARGIN: Final = 5
@@ -47,7 +49,7 @@ class Replicator:
         self._check_interval = check_interval
         self._operations = Operations()
         self._observations = Observations()
-        self._scheduler = Scheduler()
+        self._scheduler = Scheduler(SnapshotKeeper(self._observations))
 
     def answer(self, call: Call, found: Found | Absent, deadline: Deadline) -> Answer:
         """Carry out one call on the image its handle led to."""
@@ -102,8 +104,8 @@ class Replicator:
             if view.mode is MirroringMode.SNAPSHOT:
                 self._scheduler.drop(image)
             if view.primary:
-                image.note(SCHEDULE_NOTE, None)
-                image.note(LAST_SYNC_NOTE, None)
+                image.note(SCHEDULE, None)
+                image.note(LAST_SYNC, None)
 
         disable(image, view, force=call.force, observation=observation, clear=clear)
         image.record_resync(None)
@@ -132,7 +134,7 @@ class Replicator:
         _require_mirrored(image, view)
         if not view.primary:
             return
-        _note_last_sync(image, view, observation)
+        note_last_sync(image, view, observation)
         demote(image, view, observation=observation, patience=patience)
         if view.mode is MirroringMode.SNAPSHOT:
             self._scheduler.drop(image)
@@ -149,9 +151,12 @@ class Replicator:
     def _keep_schedule(
         self, image: MirroredImage, mode: MirroringMode, schedule: Schedule | None
     ) -> None:
-        if schedule is None or mode is MirroringMode.JOURNAL or not image.view().primary:
+        if mode is MirroringMode.JOURNAL or not image.view().primary:
             return
-        self._scheduler.keep(image, schedule)
+        if schedule is None:
+            self._scheduler.resume(image, image.notes())
+        else:
+            self._scheduler.keep(image, schedule)
 
 
 def _answer_for_absent(call: Call, absent: Absent) -> Answer:
@@ -188,10 +193,3 @@ def _resync(
         image.correct_journal(view.image_id)
         image.record_resync(None)
     return Resynced(ready=ready)
-
-
-def _note_last_sync(image: MirroredImage, view: MirrorView, observation: Observation) -> None:
-    """Keep on the image what would be forgotten with this process."""
-    last = last_sync(view, observation)
-    if last is not None and image.notes().get(LAST_SYNC_NOTE) != str(last):
-        image.note(LAST_SYNC_NOTE, str(last))

@@ -120,25 +120,30 @@ class Resync:
         """Record, look again, then request: the image itself may be gone a moment later."""
         image = self.image
         record = ResyncRecord(image_id=seen.image_id, requested=int(time.time()), sent=False)
-        image.record_resync(record)
-        view = image.view()
-        self.observation.note(view)
-        wanted = self._split(view) or (self.call.always and not view.primary)
-        if view.image_id != seen.image_id or not wanted or not self._peer_is_primary(view):
-            image.record_resync(None)
-            raise ImageChanged(
-                f"{image.spec} or its peer changed while a resync was decided; nothing was done; "
-                "ask again"
+        with image.lease() as lease:
+            image.record_resync(record)
+            view = image.view()
+            self.observation.note(view)
+            if not self._still_wanted(seen, view):
+                image.record_resync(None)
+                raise ImageChanged(
+                    f"{image.spec} or its peer changed while a resync was decided; nothing was "
+                    "done; ask again"
+                )
+            _log.warning(
+                "resync requested: this image will be deleted and copied anew",
+                image=image.spec.path,
+                cluster=image.spec.cluster,
+                image_id=view.image_id,
+                peers=[f"{peer.state.name}: {peer.description}" for peer in view.peers],
             )
-        _log.warning(
-            "resync requested: this image will be deleted and copied anew",
-            image=image.spec.path,
-            cluster=image.spec.cluster,
-            image_id=view.image_id,
-            peers=[f"{peer.state.name}: {peer.description}" for peer in view.peers],
-        )
-        image.resync(view.image_id)
-        image.record_resync(replace(record, sent=True))
+            lease.require()
+            image.resync(view.image_id)
+            image.record_resync(replace(record, sent=True))
+
+    def _still_wanted(self, seen: MirrorView, view: MirrorView) -> bool:
+        wanted = self._split(view) or (self.call.always and not view.primary)
+        return view.image_id == seen.image_id and wanted and self._peer_is_primary(view)
 
     def _await_ready(self, start: MirrorView) -> bool:
         """Wait for fresh statuses that show both sides demoted, twice; else it is not ready."""

@@ -6,11 +6,9 @@ manager has it. So a promotion never waits for the manager longer than a moment:
 missing is brought in line in the background, or by the next call, also after a restart.
 """
 
-import json
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -18,9 +16,10 @@ import structlog
 from csi_addons_rbd.replication.calls import Schedule
 from csi_addons_rbd.replication.errors import DriverError
 from csi_addons_rbd.replication.image import ImageSpec, MirroredImage
+from csi_addons_rbd.replication.keeper import SnapshotKeeper
+from csi_addons_rbd.replication.notes import Wanted, note_schedule, wanted_schedule
 from csi_addons_rbd.replication.operations import Deadline
 
-SCHEDULE_NOTE: Final = "schedule"
 _MANAGER_BOUND: Final = 5
 """Seconds by which a manager that is away may delay a call."""
 _RETRY: Final = 5
@@ -28,28 +27,11 @@ _GIVE_UP: Final = 600
 _log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """The schedule noted on an image."""
-
-    schedule: Schedule
-    placed: bool
-    """Whether the manager has taken it over."""
-
-
-def wanted_schedule(notes: Mapping[str, str]) -> Wanted | None:
-    """Read the noted schedule."""
-    if SCHEDULE_NOTE not in notes:
-        return None
-    values = json.loads(notes[SCHEDULE_NOTE])
-    schedule = Schedule(minutes=values["minutes"], start_time=values["start_time"])
-    return Wanted(schedule=schedule, placed=values["placed"])
-
-
 class Scheduler:
     """Brings schedules in line, on one thread at most per image."""
 
-    def __init__(self) -> None:
+    def __init__(self, keeper: SnapshotKeeper) -> None:
+        self._keeper = keeper
         self._lock = threading.Lock()
         self._converging: dict[ImageSpec, threading.Event] = {}
 
@@ -57,12 +39,16 @@ class Scheduler:
         """Put exactly this schedule on a primary; a silent manager gets it later."""
         standing = wanted_schedule(image.notes())
         if standing is None or standing.schedule != schedule:
-            _write(image, Wanted(schedule=schedule, placed=False))
+            note_schedule(image, Wanted(schedule=schedule, placed=False))
+        if schedule.by_driver:
+            self._keeper.keep(image, schedule.seconds)
         self._converge(image).wait(_MANAGER_BOUND)
 
     def resume(self, image: MirroredImage, notes: Mapping[str, str]) -> None:
-        """Go on, in the background, with a schedule that the manager did not take over yet."""
+        """Go on, in the background, with what is kept here or not in place yet."""
         wanted = wanted_schedule(notes)
+        if wanted is not None and wanted.schedule.by_driver:
+            self._keeper.keep(image, wanted.schedule.seconds)
         if wanted is not None and not wanted.placed:
             self._converge(image)
 
@@ -110,27 +96,13 @@ def _settled(image: MirroredImage) -> bool:
         wanted = wanted_schedule(image.notes())
         if wanted is None or not image.view().primary:
             return True
-        image.keep_schedule(wanted.schedule)
+        image.keep_schedule(None if wanted.schedule.by_driver else wanted.schedule)
         standing = wanted_schedule(image.notes())
         if standing is not None and standing.schedule != wanted.schedule:
             return False
         if standing is not None and not standing.placed:
-            _write(image, Wanted(schedule=wanted.schedule, placed=True))
+            note_schedule(image, Wanted(schedule=wanted.schedule, placed=True))
     except DriverError as exc:
         _log.warning("schedule not in place yet", image=image.spec.path, error=exc.message)
         return False
     return True
-
-
-def _write(image: MirroredImage, wanted: Wanted) -> None:
-    schedule = wanted.schedule
-    image.note(
-        SCHEDULE_NOTE,
-        json.dumps(
-            {
-                "minutes": schedule.minutes,
-                "start_time": schedule.start_time,
-                "placed": wanted.placed,
-            }
-        ),
-    )

@@ -4,14 +4,15 @@
 from collections.abc import Callable
 from typing import Final
 
-from csi_addons_rbd.replication.calls import EnableCall
+from csi_addons_rbd.replication.calls import EnableCall, FlattenMode
 from csi_addons_rbd.replication.errors import (
+    Flattening,
     ImageChanged,
     MirroringDisabling,
     ModeMismatch,
+    ParentNotMirrored,
     PoolNotMirrored,
     SecondaryUnhealthy,
-    Unsupported,
 )
 from csi_addons_rbd.replication.image import (
     MirroredImage,
@@ -33,7 +34,8 @@ def enable(image: MirroredImage, view: MirrorView, call: EnableCall) -> None:
         ModeMismatch: it is on in the other mode.
         MirroringDisabling: it is just being switched off.
         PoolNotMirrored: pool or namespace are not set to mirror single images.
-        Unsupported: the image is a clone.
+        ParentNotMirrored: the image is a clone whose parent is not mirrored.
+        Flattening: it is being made independent of its parent.
     """
     if view.state is MirrorState.DISABLING:
         raise MirroringDisabling(f"mirroring of {image.spec} is being switched off; ask again")
@@ -45,15 +47,28 @@ def enable(image: MirroredImage, view: MirrorView, call: EnableCall) -> None:
             )
         return
     _require_image_mirroring(image)
-    parent = image.parent()
-    if parent is not None:
-        raise Unsupported(
-            f"{image.spec} is a clone of {parent}, and replication of clones is not built yet; "
-            f"'rbd flatten {image.spec.path}' makes it independent"
-        )
+    _settle_parents(image, call)
     image.enable(call.mode)
     if image.view().state not in _ENABLED:
         raise ImageChanged(f"mirroring of {image.spec} was enabled, but reads off; ask again")
+
+
+def _settle_parents(image: MirroredImage, call: EnableCall) -> None:
+    """Let pass what rbd-mirror can copy: an image of its own, or a clone of a mirrored one."""
+    parents = image.parents()
+    if not parents:
+        return
+    chain = ", a clone of ".join(map(str, parents))
+    if call.flatten is FlattenMode.FORCE:
+        raise Flattening(
+            f"{image.spec} is a clone of {chain}; the manager is making it independent, "
+            f"{image.flatten()} done; ask again"
+        )
+    if parents[0].trashed or not parents[0].mirrored:
+        raise ParentNotMirrored(
+            f"{image.spec} is a clone of {chain}, so it cannot be mirrored by itself; enable "
+            "replication of the parent, or set the parameter flattenMode=force"
+        )
 
 
 def _require_image_mirroring(image: MirroredImage) -> None:
@@ -97,8 +112,13 @@ def disable(
                 "replication on one side only; disable the primary, or pass the parameter "
                 "force=true if that site is lost"
             )
-    clear()
-    image.disable(force=force or not view.primary)
+    with image.lease() as lease:
+        now = image.view()
+        if now.primary != view.primary:
+            raise ImageChanged(f"{image.spec} was promoted or demoted meanwhile; ask again")
+        clear()
+        lease.require()
+        image.disable(force=force or not view.primary)
     if image.view().state is not MirrorState.DISABLED:
         raise MirroringDisabling(f"mirroring of {image.spec} is being switched off; ask again")
 

@@ -59,8 +59,8 @@ def test_enable_refuses_a_pool_that_is_not_mirrored(lab: Lab, dr2: Driver) -> No
     assert "rbd mirror pool enable other image" in refused.message
 
 
-def test_enable_of_a_clone_is_not_built_yet(lab: Lab, dr1: Driver, volume: Volume) -> None:
-    """A clone is refused plainly, and stays unmirrored."""
+def test_enable_of_a_clone(lab: Lab, dr1: Driver, volume: Volume) -> None:
+    """A clone is refused with its parent's name, unless it may be flattened first."""
     site = dr1.site
     clone = lab.make_volume("dr1", 8 << 20)
     site.rbd("rm", f"{site.pool}/{clone.image}")
@@ -70,10 +70,15 @@ def test_enable_of_a_clone_is_not_built_yet(lab: Lab, dr1: Driver, volume: Volum
         *(f"{site.pool}/{volume.image}@base", f"{site.pool}/{clone.image}"),
     )
     refused = dr1.enable(clone.handle)
-    assert refused.short == ("UNIMPLEMENTED", "UNSUPPORTED")
+    assert refused.short == ("FAILED_PRECONDITION", "PARENT_NOT_MIRRORED")
     assert volume.image in refused.message
+    flattening = dr1.enable(clone.handle, flattenMode="force")
+    assert flattening.short == ("ABORTED", "FLATTENING")
+    settled(lambda: dr1.enable(clone.handle, flattenMode="force"))
     with site.ioctx() as ioctx, rbd.Image(ioctx, clone.image, read_only=True) as image:
-        assert image.mirror_image_get_info()["state"] == rbd.RBD_MIRROR_IMAGE_DISABLED
+        assert image.mirror_image_get_info()["state"] == rbd.RBD_MIRROR_IMAGE_ENABLED
+        with pytest.raises(rbd.ImageNotFound):
+            image.parent_id()
 
 
 def test_exactly_the_schedule_asked_for_stands(dr1: Driver, volume: Volume) -> None:
@@ -211,7 +216,7 @@ def test_resync_mode_always_resyncs_a_healthy_secondary_once(
 @pytest.mark.parametrize(
     ("key", "value", "code"),
     [
-        ("schedulingInterval", "30s", "UNIMPLEMENTED"),
+        ("schedulingInterval", "5s", "INVALID_ARGUMENT"),
         ("schedulingInterval", "0m", "INVALID_ARGUMENT"),
         ("mirroringMode", "both", "INVALID_ARGUMENT"),
         ("flattenMode", "", "INVALID_ARGUMENT"),

@@ -177,13 +177,22 @@ def test_enable_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("interval", "minutes"), [("1m", 1), ("90m", 90), ("2h", 120), ("1d", 1440), ("007m", 7)]
+    ("interval", "seconds"),
+    [("1m", 60), ("90m", 5400), ("2h", 7200), ("1d", 86400), ("007m", 420)],
 )
-def test_interval(interval: str, minutes: int) -> None:
-    """Intervals are whole minutes, hours or days, at Enable and at Promote."""
-    wanted = Schedule(minutes=minutes, start_time=None)
+def test_interval(interval: str, seconds: int) -> None:
+    """Whole minutes, hours or days are for Ceph's scheduler, at Enable and at Promote."""
+    wanted = Schedule(seconds=seconds, by_driver=False, start_time=None)
     assert requests.enable(enable(schedulingInterval=interval)).schedule == wanted
     assert requests.promote(promote(schedulingInterval=interval)).schedule == wanted
+
+
+def test_interval_in_seconds() -> None:
+    """Seconds are for the driver, also whole minutes of them; they have no start time."""
+    wanted = Schedule(seconds=120, by_driver=True, start_time=None)
+    assert requests.enable(enable(schedulingInterval="120s")).schedule == wanted
+    request = enable(schedulingInterval="120s", schedulingStartTime="14:30")
+    assert requests.enable(request).schedule == wanted
 
 
 @pytest.mark.parametrize(
@@ -201,7 +210,9 @@ def test_interval(interval: str, minutes: int) -> None:
 def test_start_time(start: str) -> None:
     """Start times are ISO 8601, and are handed on as written."""
     request = enable(schedulingInterval="1h", schedulingStartTime=start)
-    assert requests.enable(request).schedule == Schedule(minutes=60, start_time=start)
+    assert requests.enable(request).schedule == Schedule(
+        seconds=3600, by_driver=False, start_time=start
+    )
 
 
 @pytest.mark.parametrize(
@@ -239,12 +250,6 @@ def test_malformed_schedule(parameters: dict[str, str], named: str) -> None:
         with pytest.raises(InvalidParameter, match=f"parameter {named} is .*accepted is") as caught:
             read()
         assert len(caught.value.message) < 300
-
-
-def test_seconds_are_not_built_yet() -> None:
-    """An interval in seconds is well formed, but not supported."""
-    with pytest.raises(Unsupported, match="schedulingInterval is 10s"):
-        requests.enable(enable(schedulingInterval="10s"))
 
 
 def test_journal_mode_has_no_schedule() -> None:

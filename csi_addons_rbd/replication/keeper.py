@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Takes mirror snapshots at intervals in seconds, which Ceph's own scheduler cannot count.
+
+What is kept here is forgotten with the process: the note on the image is the truth, and any
+call that brings credentials makes this driver, or another one, go on.
+"""
+
+import heapq
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from csi_addons_rbd.replication.calls import MirroringMode
+from csi_addons_rbd.replication.errors import (
+    DriverError,
+    NotFound,
+    PermissionDenied,
+    Unauthenticated,
+)
+from csi_addons_rbd.replication.image import ImageSpec, MirroredImage, MirrorView
+from csi_addons_rbd.replication.info import last_sync, note_last_sync
+from csi_addons_rbd.replication.notes import wanted_schedule
+from csi_addons_rbd.replication.observations import Observations
+
+_AT_ONCE: Final = 8
+"""Images that are looked after at the same time."""
+_WAITING: Final = 1.0
+"""Seconds between two looks at a peer that still lacks the newest snapshot, at first."""
+_AGAIN: Final = 10.0
+"""Seconds until the next attempt after a failure."""
+_HOPELESS: Final = (NotFound, PermissionDenied, Unauthenticated)
+"""After these only another call, with other credentials, can go on."""
+_log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Kept:
+    """One image, and how old its newest snapshot is by this process's clock."""
+
+    image: MirroredImage
+    interval: int
+    """Seconds."""
+    due: float = 0.0
+    """When its turn comes, by the monotonic clock; turns planned for other moments are void."""
+    renewed: bool = False
+    """Whether a call asked for it again during its turn."""
+    mark: int | None = None
+    since: float = 0.0
+    waits: int = 0
+    """Looks in a row at which a peer still lacked the newest snapshot."""
+
+    def age(self, view: MirrorView) -> float:
+        """Return the seconds since the newest snapshot, whoever took it.
+
+        The clocks of cluster and driver may differ, so their difference is believed once for
+        each snapshot of somebody else's, and never beyond the interval.
+        """
+        now = time.monotonic()
+        if view.history.mark != self.mark:
+            if self.mark is not None or not self.since:
+                difference = time.time() - (view.history.newest_at or 0)
+                self.since = now - min(max(0.0, difference), self.interval)
+            self.mark = view.history.mark
+        return now - self.since
+
+    def taken(self) -> None:
+        """Count from now: the next mark that is seen is our own snapshot's."""
+        self.mark, self.since, self.waits = None, time.monotonic(), 0
+
+
+@dataclass(order=True, slots=True)
+class _Turn:
+    due: float
+    spec: ImageSpec = field(compare=False)
+
+
+class SnapshotKeeper:
+    """The images of one worker whose intervals are in seconds."""
+
+    def __init__(self, observations: Observations) -> None:
+        self._observations = observations
+        self._changed = threading.Condition()
+        self._kept: dict[ImageSpec, _Kept] = {}
+        self._turns: list[_Turn] = []
+        self._threads: ThreadPoolExecutor | None = None
+
+    def keep(self, image: MirroredImage, interval: int) -> None:
+        """Look after an image from now on, with the credentials that it brings."""
+        with self._changed:
+            kept = self._kept.setdefault(image.spec, _Kept(image, 0))
+            kept.image, kept.renewed = image, True
+            if kept.interval != interval:
+                kept.interval = interval
+                self._plan(kept, 0)
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="snapshots")
+                threading.Thread(target=self._dispatch, daemon=True).start()
+
+    def _plan(self, kept: _Kept, seconds: float) -> None:
+        kept.due = time.monotonic() + seconds
+        heapq.heappush(self._turns, _Turn(kept.due, kept.image.spec))
+        self._changed.notify()
+
+    def _dispatch(self) -> None:
+        """Hand out each turn when it is due, for as long as the process lives."""
+        while True:
+            with self._changed:
+                while not self._turns or self._turns[0].due > time.monotonic():
+                    wait = self._turns[0].due - time.monotonic() if self._turns else None
+                    self._changed.wait(wait)
+                turn = heapq.heappop(self._turns)
+                kept = self._kept.get(turn.spec)
+            if kept is not None and kept.due == turn.due and self._threads is not None:
+                self._threads.submit(self._take_turn, kept)
+
+    def _take_turn(self, kept: _Kept) -> None:
+        kept.renewed = False
+        again = self._attempt(kept)
+        with self._changed:
+            if again is not None or kept.renewed:
+                self._plan(kept, again or 0)
+            else:
+                del self._kept[kept.image.spec]
+
+    def _attempt(self, kept: _Kept) -> float | None:
+        try:
+            return self._look(kept)
+        except DriverError as exc:
+            _log.warning("no mirror snapshot taken", image=kept.image.spec.path, error=exc.message)
+            return None if isinstance(exc, _HOPELESS) else _AGAIN
+        except Exception:  # noqa: BLE001 - the schedule must outlive it
+            _log.exception("a fault of the driver", image=kept.image.spec.path)
+            return _AGAIN
+
+    def _look(self, kept: _Kept) -> float | None:
+        """Take a snapshot if it is time; return the seconds until the next look, if any."""
+        image = kept.image
+        wanted, view = wanted_schedule(image.notes()), image.view()
+        if wanted is None or not wanted.schedule.by_driver or not _takes_snapshots(view):
+            return None
+        observation = self._observations.of(image.spec)
+        observation.note(view)
+        left = kept.interval - kept.age(view)
+        if left > 0:
+            return left
+        if view.history.awaited or last_sync(view, observation) is None:
+            kept.waits += 1
+            return min(_WAITING * kept.waits, kept.interval)
+        with image.lease() as lease:
+            if image.view().history.mark != view.history.mark:
+                return _WAITING
+            lease.require()
+            image.take_snapshot()
+        kept.taken()
+        note_last_sync(image, view, observation)
+        return kept.interval
+
+
+def _takes_snapshots(view: MirrorView) -> bool:
+    return view.primary and view.mode is MirroringMode.SNAPSHOT

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this driver writes on an image: metadata that stays on its site and is not mirrored."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from csi_addons_rbd.replication.calls import Schedule
+from csi_addons_rbd.replication.image import MirroredImage
+
+SCHEDULE: Final = "schedule"
+LAST_SYNC: Final = "last-sync"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """The schedule noted on an image."""
+
+    schedule: Schedule
+    placed: bool
+    """Whether the manager has taken it over, or given up its own for one kept by the driver."""
+
+
+def wanted_schedule(notes: Mapping[str, str]) -> Wanted | None:
+    """Read the noted schedule."""
+    if SCHEDULE not in notes:
+        return None
+    values = json.loads(notes[SCHEDULE])
+    return Wanted(
+        schedule=Schedule(
+            seconds=values["seconds"],
+            by_driver=values["by_driver"],
+            start_time=values["start_time"],
+        ),
+        placed=values["placed"],
+    )
+
+
+def note_schedule(image: MirroredImage, wanted: Wanted) -> None:
+    """Write down the schedule that was asked for."""
+    values = {
+        "seconds": wanted.schedule.seconds,
+        "by_driver": wanted.schedule.by_driver,
+        "start_time": wanted.schedule.start_time,
+        "placed": wanted.placed,
+    }
+    image.note(SCHEDULE, json.dumps(values))
+
+
+def noted_sync(notes: Mapping[str, str]) -> int | None:
+    """Read the noted time of the last sync, in Unix seconds."""
+    note = notes.get(LAST_SYNC)
+    return int(note) if note and note.isdecimal() else None
