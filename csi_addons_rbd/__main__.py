@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Final
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _USAGE: Final = 2
 _DESCRIBE_SECONDS: Final = 60.0
+_DESCRIBE_AGAIN_SECONDS: Final = 10.0
 """How long loading the Ceph libraries may take, on a busy node."""
 _WORKERS_GRACE: Final = 0.5
 """Seconds between SIGTERM and SIGKILL for workers, after the calls' own grace."""
@@ -169,15 +171,16 @@ class _Libraries:
         from csi_addons_rbd.workers import run_once
 
         log = structlog.get_logger(__name__)
-        try:
-            self.versions = run_once(self._describe, _DESCRIBE_SECONDS)
-        except (EOFError, OSError) as exc:
-            log.error(  # noqa: TRY400 - a traceback of this process tells nothing
-                "rbd and rados do not load; is python3-rbd installed for this interpreter?",
-                error=repr(exc),
-            )
-        else:
-            log.info("ready to ask clusters", ceph_client=self.versions)
+        while not self.versions:
+            try:
+                self.versions = run_once(self._describe, _DESCRIBE_SECONDS)
+            except (EOFError, OSError) as exc:
+                log.error(  # noqa: TRY400 - a traceback of this process tells nothing
+                    "rbd and rados do not load; is python3-rbd installed for this interpreter?",
+                    error=repr(exc),
+                )
+                time.sleep(_DESCRIBE_AGAIN_SECONDS)
+        log.info("ready to ask clusters", ceph_client=self.versions)
 
 
 if __name__ == "__main__":

@@ -188,7 +188,8 @@ class _Watched(Generic[_T]):
             _log.info("a configuration file was read", file=str(self.path))
 
     def _understand(self, found: bytes | OSError) -> _T:
-        if isinstance(found, FileNotFoundError) and self._absent is not None:
+        # one that vanishes is being rewritten, or taken away by mistake
+        if isinstance(found, FileNotFoundError) and self._absent is not None and not self._good:
             return self._absent
         if isinstance(found, OSError):
             raise found

@@ -189,6 +189,8 @@ def _run(handler: _Handler, raw: bytes, context: grpc.ServicerContext) -> bytes:
         raise errors.InvalidRequest(
             "the request is not a message of this method; see the csi-addons specification"
         ) from exc
+    if replication_id := getattr(request, "replication_id", ""):
+        structlog.contextvars.bind_contextvars(replication_id=replication_id)
     if logging.root.isEnabledFor(logging.DEBUG):
         _log.debug("request", fields=render(request))
     response: bytes = handler.response_serializer(handler.unary_unary(request, context))

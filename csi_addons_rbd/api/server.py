@@ -25,6 +25,7 @@ from csi_addons_rbd.api.socket_file import SocketFile
 from csi_addons_rbd.config import Config
 from csi_addons_rbd.metrics import Metrics
 
+_BURST: Final = 8
 _SPARE_THREADS: Final = 16
 """For Identity, health and reflection, whatever storage does."""
 
@@ -56,7 +57,9 @@ class Server:
             ],
             # a second server must not share the address silently
             options=[("grpc.so_reuseport", 0)],
-            maximum_concurrent_rpcs=threads,
+            # far above the interceptor's own limit: what it refuses frees its thread at once, and
+            # a burst of such calls must not get Probe refused, at which the sidecar would exit
+            maximum_concurrent_rpcs=_BURST * threads,
         )
         # Watch streams wait in a pool of their own, not on a thread each
         self._health = health.HealthServicer(

@@ -8,10 +8,10 @@ nor a keyring is read.
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final
 
@@ -26,7 +26,7 @@ from csi_addons_rbd.replication.errors import (
     Unauthenticated,
 )
 
-_BREAKING: Final = (ClientBlocklisted, ClusterUnreachable, PermissionDenied, Unauthenticated)
+_BREAKING: Final = (ClusterUnreachable, PermissionDenied, Unauthenticated)
 
 
 class Purpose(Enum):
@@ -38,6 +38,9 @@ class Purpose(Enum):
 
     READ = "read"
     WRITE = "write"
+    MANAGER = "manager"
+    """Carries no timeout at all: a command that the manager answers after it would write into
+    memory that is no longer there. Whoever asks waits no longer than it wants."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +93,11 @@ class Connections:
             if first:
                 self._connect(key, connection)
             yield connection.ready.result()
+        except ClientBlocklisted:
+            # who is fenced as one client of the cluster may be so as the others, too
+            self._drop(key, connection)
+            self._drop_pooled(replace(key, purpose=other) for other in Purpose)
+            raise
         except _BREAKING:
             self._drop(key, connection)
             raise
@@ -128,12 +136,13 @@ class Connections:
             "mon_host": ",".join(key.monitors),
             "key": key.key,
             "client_mount_timeout": str(self._connect_timeout),
-            "rados_mon_op_timeout": str(self._read_timeout),
             # librados would print refused authentication into the log stream
             "log_to_stderr": "false",
             "err_to_stderr": "false",
             "log_file": "",
         }
+        if key.purpose is not Purpose.MANAGER:
+            conf["rados_mon_op_timeout"] = str(self._read_timeout)
         if key.purpose is Purpose.READ:
             conf["rados_osd_op_timeout"] = str(self._read_timeout)
         return conf
@@ -143,6 +152,14 @@ class Connections:
             connection.dropped = True
             if self._pool.get(key) is connection:
                 del self._pool[key]
+
+    def _drop_pooled(self, keys: Iterable[_Key]) -> None:
+        with self._lock:
+            for key in keys:
+                connection = self._pool.pop(key, None)
+                if connection is not None:
+                    connection.dropped = True
+                    self._retire(connection)
 
     def _leave(self, connection: _Connection) -> None:
         with self._lock:
@@ -158,7 +175,13 @@ class Connections:
         for key, connection in list(self._pool.items()):
             if connection.users == 0 and connection.last_used < oldest:
                 del self._pool[key]
-                threading.Thread(target=_shut_down, args=(connection,), daemon=True).start()
+                self._retire(connection)
+
+    @staticmethod
+    def _retire(connection: _Connection) -> None:
+        """Shut a handle down that nobody uses; its last user does it otherwise."""
+        if connection.users == 0:
+            threading.Thread(target=_shut_down, args=(connection,), daemon=True).start()
 
 
 def _shut_down(connection: _Connection) -> None:

@@ -33,6 +33,7 @@ _EPOCHS: Final = {
     rbd.RBD_SNAP_MIRROR_STATE_NON_PRIMARY_DEMOTED: Epoch.NON_PRIMARY_DEMOTED,
 }
 _OWN: Final = (Epoch.PRIMARY, Epoch.PRIMARY_DEMOTED)
+_DEMOTIONS: Final = (Epoch.PRIMARY_DEMOTED, Epoch.NON_PRIMARY_DEMOTED)
 _EVICTING: Final = 3
 """Snapshots still needed by a peer at which librbd may begin to drop the oldest
 (``rbd_mirroring_max_mirroring_snapshots``: 3 in Ceph 16, 5 since 17)."""
@@ -62,7 +63,7 @@ def snapshot_history(image: rbd.Image) -> History:
         newest_at=_taken_at(image, newest),
         awaited=any(_claimed(snap) for snap in snapshots[:-1]),
         copied_until=_taken_at(image, held) if held else None,
-        followed=held is not None and len(present) < len(snapshots),
+        followed=held is not None and _after_demotion(snapshots, present),
         complete=any(_complete(snap) for snap in snapshots),
         progress="" if settled else f"copied {copied} objects",
     )
@@ -123,6 +124,15 @@ def _present_epoch(snapshots: list[Any]) -> list[Any]:
             break
         present.insert(0, snap)
     return present
+
+
+def _after_demotion(snapshots: list[Any], present: list[Any]) -> bool:
+    """Tell whether the epoch began with a planned promotion: only a demotion bears claims.
+
+    After a forced one nothing before the epoch ever had a claim that could be given up.
+    """
+    earlier = snapshots[: -len(present)]
+    return bool(earlier) and _epoch(earlier[-1]) in _DEMOTIONS
 
 
 def _held_by_peers(earlier: list[Any], present: list[Any]) -> Any | None:

@@ -11,6 +11,7 @@ import rados
 import rbd
 
 from csi_addons_rbd.ceph.connections import Connections, Purpose
+from csi_addons_rbd.ceph.image_notes import read_notes, remove_note, write_note
 from csi_addons_rbd.ceph.leases import CephLease, lease
 from csi_addons_rbd.ceph.parents import flatten, read_parents
 from csi_addons_rbd.ceph.schedules import keep_schedule
@@ -26,8 +27,6 @@ from csi_addons_rbd.replication.image import (
     ResyncRecord,
 )
 
-# metadata below ".rbd" belongs to one site: librbd does not mirror it
-_NOTES: Final = ".rbd.csi-addons-rbd."
 _JOURNAL_FEATURES: Final = {
     rbd.RBD_FEATURE_EXCLUSIVE_LOCK: "exclusive-lock",
     rbd.RBD_FEATURE_JOURNALING: "journaling",
@@ -75,7 +74,7 @@ class CephImage:
 
     def flatten(self) -> str:
         """Have the manager copy everything that the parents hold."""
-        with self.connections.use(self.monitors, self.credentials, Purpose.READ) as cluster:
+        with self.connections.use(self.monitors, self.credentials, Purpose.MANAGER) as cluster:
             return flatten(cluster, self.spec)
 
     def holders(self) -> tuple[str, ...]:
@@ -100,18 +99,29 @@ class CephImage:
             image.mirror_image_enable(MODES[mode])
 
     def disable(self, *, force: bool) -> None:
-        """Switch mirroring off, then the features that ``enable`` switched on."""
+        """Switch mirroring off."""
         with self._change("disabling mirroring of") as image:
-            switched_on = int(_metadata(image).get(_SWITCHED_ON, 0))
             try:
                 image.mirror_image_disable(force)
             except rbd.ImageBusy as exc:
+                clones = ", ".join(
+                    f"{clone['pool']}/{clone['image']}" for clone in image.list_descendants()
+                )
                 raise ImageHasDependents(
-                    f"{self.spec} stays mirrored: a mirrored clone depends on it; "
-                    "disable replication of its clones first"
+                    f"{self.spec} stays mirrored: a mirrored clone depends on it "
+                    f"({clones or 'none is listed'}); disable replication of its clones first"
                 ) from exc
-            if switched_on & image.features():
-                image.update_features(switched_on & image.features(), enabled=False)
+
+    def restore_features(self) -> None:
+        """Switch off the features that ``enable`` had to switch on."""
+        switched_on = int(self.notes().get(_SWITCHED_ON, 0))
+        if not switched_on:
+            return
+        with self._change("switching off the features for journal mode of") as image:
+            standing = switched_on & image.features()
+            if standing:
+                image.update_features(standing, enabled=False)
+        self.note(_SWITCHED_ON, None)
 
     def promote(self, *, force: bool) -> bool:
         """Promote; ``False`` when librbd refuses for the time being."""
@@ -143,19 +153,21 @@ class CephImage:
     def notes(self) -> Mapping[str, str]:
         """Read this driver's own metadata of the image."""
         with self._pool(Purpose.READ, "reading the notes on") as ioctx, self._read(ioctx) as image:
-            return _metadata(image)
+            return read_notes(image)
 
     def note(self, key: str, value: str | None) -> None:
-        """Write or remove one entry; an image that is not primary takes neither."""
-        with self._change("writing the notes on") as image:
-            if value is not None:
-                image.metadata_set(_NOTES + key, value)
-            elif key in _metadata(image):
-                image.metadata_remove(_NOTES + key)
+        """Write or remove one entry, without taking the image's lock from anybody."""
+        with self._pool(Purpose.READ, "writing the notes on") as ioctx:
+            with self._read(ioctx) as image:
+                image_id, standing = image.id(), read_notes(image).get(key)
+            if value is not None and value != standing:
+                write_note(ioctx, image_id, key, value)
+            elif value is None and standing is not None:
+                remove_note(ioctx, image_id, key)
 
     def keep_schedule(self, wanted: Schedule | None) -> None:
         """Leave exactly the wanted schedule on the image, or none."""
-        with self.connections.use(self.monitors, self.credentials, Purpose.READ) as cluster:
+        with self.connections.use(self.monitors, self.credentials, Purpose.MANAGER) as cluster:
             keep_schedule(cluster, self.spec, wanted)
 
     def record_resync(self, record: ResyncRecord | None) -> None:
@@ -211,15 +223,17 @@ class CephImage:
         for feature, name in _JOURNAL_FEATURES.items():
             if image.features() & feature:
                 continue
+            noted = int(self.notes().get(_SWITCHED_ON, 0))
+            # noted first: a crash leaves no feature on that nobody would switch off
+            self.note(_SWITCHED_ON, str(noted | feature))
             try:
                 image.update_features(feature, enabled=True)
             except (rbd.InvalidArgument, rbd.OperationNotSupported) as exc:
+                self.note(_SWITCHED_ON, str(noted))
                 raise FeaturesMissing(
                     f"{self.spec} lacks the feature {name}, which journal mode needs, and it "
                     "cannot be switched on"
                 ) from exc
-            switched_on = int(_metadata(image).get(_SWITCHED_ON, 0)) | feature
-            image.metadata_set(_NOTES + _SWITCHED_ON, str(switched_on))
 
 
 def _lockers(image: rbd.Image) -> list[tuple[str, str, str]]:
@@ -255,11 +269,3 @@ def _record_key(spec: ImageSpec) -> str:
 
 def _dump(record: ResyncRecord) -> str:
     return json.dumps(asdict(record))
-
-
-def _metadata(image: rbd.Image) -> dict[str, str]:
-    return {
-        key.removeprefix(_NOTES): value
-        for key, value in image.metadata_list()
-        if key.startswith(_NOTES)
-    }

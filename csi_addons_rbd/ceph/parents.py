@@ -7,8 +7,8 @@ from typing import Final
 import rados
 import rbd
 
+from csi_addons_rbd.ceph.schedules import require_done
 from csi_addons_rbd.ceph.translate import translating
-from csi_addons_rbd.replication.errors import ManagerUnavailable
 from csi_addons_rbd.replication.image import ImageSpec, Parent
 
 _DEEPEST: Final = 16
@@ -40,14 +40,14 @@ def flatten(cluster: rados.Rados, spec: ImageSpec) -> str:
     """Add the task to the manager's queue, or find the one that is there, and tell its progress.
 
     Raises:
-        ManagerUnavailable: the manager does not answer or refuses.
+        ManagerUnavailable: the manager refuses.
+        PermissionDenied: the caps for the manager are missing.
     """
     doing = f"adding a task that flattens {spec}"
     command = {"prefix": "rbd task add flatten", "image_spec": spec.path}
     with translating(doing):
         code, out, status = cluster.mgr_command(json.dumps(command), b"")
-    if code != 0:
-        raise ManagerUnavailable(f"{doing}: the manager answered {code}, {status.strip()!r}")
+    require_done(code, status, doing)
     progress = json.loads(out or "{}").get("progress", 0)
     return f"{100 * progress:.0f} %"
 

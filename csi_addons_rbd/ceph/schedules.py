@@ -5,6 +5,7 @@ The module adds each new interval beside the old ones and never takes one away b
 a schedule is *kept*: what is wanted is added, everything else on the image is removed.
 """
 
+import errno
 import json
 from datetime import datetime, time
 from typing import Any, Final
@@ -13,7 +14,7 @@ import rados
 
 from csi_addons_rbd.ceph.translate import translating
 from csi_addons_rbd.replication.calls import Schedule
-from csi_addons_rbd.replication.errors import ManagerUnavailable
+from csi_addons_rbd.replication.errors import ManagerUnavailable, PermissionDenied
 from csi_addons_rbd.replication.image import ImageSpec
 
 _PREFIX: Final = "rbd mirror snapshot schedule"
@@ -53,9 +54,23 @@ def _command(cluster: rados.Rados, spec: ImageSpec, verb: str, extra: dict[str, 
     command: dict[str, Any] = {"prefix": f"{_PREFIX} {verb}", "level_spec": spec.path, **extra}
     with translating(doing):
         code, out, status = cluster.mgr_command(json.dumps(command), b"")
+    require_done(code, status, doing)
+    return out.decode()
+
+
+def require_done(code: int, status: str, doing: str) -> None:
+    """Raise when the manager did not do what a command asked for.
+
+    Raises:
+        PermissionDenied: the caps for the manager are missing.
+        ManagerUnavailable: anything else.
+    """
+    if code in (-errno.EACCES, -errno.EPERM):
+        raise PermissionDenied(
+            f"{doing}: the user's caps do not allow it; needed is 'profile rbd' for mgr"
+        )
     if code != 0:
         raise ManagerUnavailable(f"{doing}: the manager answered {code}, {status.strip()!r}")
-    return out.decode()
 
 
 def _arguments(schedule: Schedule) -> dict[str, str]:

@@ -16,6 +16,7 @@ from csi_addons_rbd.ceph.mirror import CephImage, read_record
 from csi_addons_rbd.ceph.translate import translated, translating
 from csi_addons_rbd.replication.calls import Call, Place
 from csi_addons_rbd.replication.errors import (
+    DriverError,
     ImageBeingDeleted,
     ImageInTrash,
     PermissionDenied,
@@ -40,19 +41,20 @@ class Volumes:
             PermissionDenied: a place may not be read, and no other holds the image.
             ImageInTrash: the image was moved to the trash.
         """
-        refused: PermissionDenied | None = None
+        obstacle: DriverError | None = None
         searched: list[str] = []
         for place in places:
             try:
                 found = self._look(place, call)
-            except PermissionDenied as exc:
-                refused = refused or exc
+            except (PermissionDenied, ImageInTrash, ImageBeingDeleted) as exc:
+                # another place may still hold the image itself
+                obstacle = obstacle or exc
                 continue
             if found is not None:
                 return found
             searched.append(f"pool {place.pool} of cluster {place.cluster}")
-        if refused is not None:
-            raise refused
+        if obstacle is not None:
+            raise obstacle
         raise VolumeNotFound(
             f"volume {call.volume} exists nowhere it may lie: searched {', '.join(searched)}, "
             "images and trash"
@@ -123,7 +125,7 @@ def _absence(ioctx: rados.Ioctx, spec: ImageSpec) -> Absent | None:
     """Tell an image that a resync will bring back from one in the trash and one that is gone."""
     with translating(f"looking for traces of {spec}"):
         record = read_record(ioctx, spec)
-        if record is not None:
+        if record is not None and not record.done:
             return Absent(spec=spec, record=record)
         trashed = {
             entry["source"] for entry in rbd.RBD().trash_list(ioctx) if entry["name"] == spec.image

@@ -7,6 +7,7 @@ from typing import Final
 from csi_addons_rbd.replication.calls import MirroringMode
 from csi_addons_rbd.replication.errors import DriverError, ImageChanged, ImageInUse, PeerBehind
 from csi_addons_rbd.replication.image import MirroredImage, MirrorView, SiteStatus
+from csi_addons_rbd.replication.info import note_last_sync
 from csi_addons_rbd.replication.notes import SCHEDULE
 from csi_addons_rbd.replication.observations import Observation
 from csi_addons_rbd.replication.operations import Deadline
@@ -15,6 +16,9 @@ from csi_addons_rbd.replication.sync_info import Role, role, sync_report, text
 
 _PASSING: Final = 5
 """Seconds for which a holder may be one that comes and goes, such as the snapshot scheduler."""
+_GONE: Final = 1
+"""Seconds for which a holder that was seen must stay away: two that take turns are none that
+passes."""
 
 
 def demote(
@@ -37,6 +41,7 @@ def demote(
             )
         lease.require()
         if view.primary:
+            note_last_sync(image, view, observation)
             _demote_without_schedule(image)
     if image.view().primary:
         raise ImageChanged(f"{image.spec} was demoted, but still reads primary; ask again")
@@ -61,12 +66,17 @@ def _demote_without_schedule(image: MirroredImage) -> None:
 
 def _require_unheld(image: MirroredImage) -> None:
     """librbd itself would demote under an open writer, whose acknowledged writes are lost then."""
-    passing = Deadline.after(_PASSING)
-    while holders := image.holders():
+    passing, seen, empty_since = Deadline.after(_PASSING), "", 0.0
+    while True:
+        holders = ", ".join(image.holders())
+        if not holders and (not seen or time.monotonic() - empty_since >= _GONE):
+            return
+        if holders:
+            seen, empty_since = holders, time.monotonic() + POLL
         if passing.remaining <= 0:
             raise ImageInUse(
-                f"{image.spec} is held by {', '.join(holders)}: demoting now would lose its "
-                "writes; stop the workload and unmap the volume, then ask again"
+                f"{image.spec} is held by {seen}: demoting now would lose its writes; stop the "
+                "workload and unmap the volume, then ask again"
             )
         time.sleep(POLL)
 

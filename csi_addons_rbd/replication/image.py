@@ -173,6 +173,8 @@ class ResyncRecord:
     """When, in Unix seconds of the driver's clock; for people only."""
     sent: bool
     """Whether librbd has taken the request; false when a crash may have come between."""
+    done: bool = False
+    """Whether the new copy was seen whole; what happens to it later is no resync's doing."""
 
 
 # --- what ceph/ provides ------------------------------------------------------------------
@@ -228,6 +230,10 @@ class MirroredImage(Protocol):
 
     def disable(self, *, force: bool) -> None:
         """Switch mirroring off."""
+        ...
+
+    def restore_features(self) -> None:
+        """Switch off the features that ``enable`` had to switch on."""
         ...
 
     def promote(self, *, force: bool) -> bool:

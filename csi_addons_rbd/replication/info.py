@@ -18,7 +18,7 @@ from csi_addons_rbd.replication.notes import LAST_SYNC, Wanted, noted_sync, want
 from csi_addons_rbd.replication.observations import Observation
 from csi_addons_rbd.replication.sync_info import Role, SyncReport, role, sync_report, text
 
-_WORST: Final = (Health.ERROR, Health.UNKNOWN, Health.DEGRADED)
+_WORST: Final = (Health.ERROR, Health.DEGRADED, Health.UNKNOWN)
 _PEER_HEALTHY: Final = (SiteState.REPLAYING, SiteState.SYNCING)
 
 
@@ -33,6 +33,8 @@ def replication_info(
     """
     if not view.primary:
         raise NotPrimary(f"{spec} is secondary; ask on the site where it is primary")
+    if not view.peered:
+        raise SyncInfoMissing(f"{spec} has no peer: its pool is mirrored to nowhere")
     last = last_sync(view, observation) or noted_sync(notes)
     findings = _findings(view, observation, wanted_schedule(notes), last)
     health = next((each for each in _WORST if each in {found.health for found in findings}), None)
@@ -55,8 +57,11 @@ def last_sync(view: MirrorView, observation: Observation) -> int | None:
     """Return the newest time until which every peer has everything, remembered if need be."""
     known = [_synced_until(peer, view) for peer in view.peers]
     if known and all(known):
-        # a status lags by up to half a minute, the image itself does not
-        newest = max(min(each for each in known if each), view.history.copied_until or 0)
+        newest = min(each for each in known if each)
+        history = view.history
+        if history.copied_until is not None and (history.followed or newest >= history.began):
+            # a status lags by up to half a minute, the image itself does not
+            newest = max(newest, history.copied_until)
         observation.last_sync = max(newest, observation.last_sync or 0)
     return observation.last_sync
 

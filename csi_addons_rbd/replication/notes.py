@@ -23,18 +23,19 @@ class Wanted:
 
 
 def wanted_schedule(notes: Mapping[str, str]) -> Wanted | None:
-    """Read the noted schedule."""
-    if SCHEDULE not in notes:
+    """Read the noted schedule; one that cannot be read is none."""
+    try:
+        values = json.loads(notes[SCHEDULE])
+        return Wanted(
+            schedule=Schedule(
+                seconds=int(values["seconds"]),
+                by_driver=bool(values["by_driver"]),
+                start_time=values["start_time"],
+            ),
+            placed=bool(values["placed"]),
+        )
+    except (KeyError, TypeError, ValueError):
         return None
-    values = json.loads(notes[SCHEDULE])
-    return Wanted(
-        schedule=Schedule(
-            seconds=values["seconds"],
-            by_driver=values["by_driver"],
-            start_time=values["start_time"],
-        ),
-        placed=values["placed"],
-    )
 
 
 def note_schedule(image: MirroredImage, wanted: Wanted) -> None:

@@ -46,6 +46,7 @@ class Observation:
     progress: Lasting = field(default_factory=Lasting)
     undecided: Lasting = field(default_factory=Lasting)
     unheard: Lasting = field(default_factory=Lasting)
+    silence: Lasting = field(default_factory=Lasting)
     last_sync: int | None = None
     """Newest time at which a peer was known to have everything, Unix seconds."""
 

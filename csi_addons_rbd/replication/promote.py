@@ -38,6 +38,8 @@ POLL: Final = 0.5
 _HOLDING: Final = (SiteState.STARTING_REPLAY, SiteState.REPLAYING, SiteState.STOPPING_REPLAY)
 _STANDSTILL: Final = 60
 _UNDECIDED: Final = 90
+_SILENCE: Final = 60
+"""Seconds for which a peer must be down where only it can tell whether it has newer data."""
 _RESTART: Final = 5
 """Seconds for which a peer may be down without being lost, if its rbd-mirror is restarted."""
 
@@ -104,16 +106,17 @@ def promote(
     if not view.primary:
         raise ImageChanged(f"{image.spec} was promoted, but does not read primary; ask again")
 
-    if force:
-        _await_release(image, view, patience)
 
-
-def _await_release(image: MirroredImage, view: MirrorView, patience: Patience) -> None:
+def await_release(image: MirroredImage, patience: Patience) -> None:
     """Wait until rbd-mirror of this site has let go of what it replayed.
 
     In journal mode it may hang on the lost peer while it stops, with the exclusive lock in its
     hands: the image is primary then, and yet refuses every write as read-only.
+
+    Raises:
+        MirrorDaemonHoldsImage: it has not let go in time.
     """
+    view = image.view()
     while _replaying(view) and (holder := image.held_by_mirror_daemon()):
         if patience.until.remaining <= 0:
             raise MirrorDaemonHoldsImage(
@@ -300,10 +303,12 @@ def last_primary_obstacle(
             f"{spec} was demoted here last, and whether a peer was primary since can only be "
             "found out by rbd-mirror of this site, which is down or silent; start it"
         )
-    if not any(observation.alive(peer, view) for peer in view.peers):
+    silent = not any(observation.alive(peer, view) for peer in view.peers)
+    lasted = observation.silence.observe(silent)
+    if silent and not observation.may_speak(view) and lasted >= _SILENCE:
         raise PeerUnreachable(
-            f"{spec} was demoted here last, and no peer is up to tell whether it was primary "
-            "since; force if that site is lost"
+            f"{spec} was demoted here last, and for {lasted:.0f} s no peer has been up to tell "
+            "whether it was primary since; force if that site is lost"
         )
     if all_waiting(view) and all(map(hindsight.confirms, view.statuses)):
         return None

@@ -20,20 +20,22 @@ from csi_addons_rbd.replication.calls import (
     Schedule,
 )
 from csi_addons_rbd.replication.demote import demote
-from csi_addons_rbd.replication.errors import ImageRecreating, NotEnabled
+from csi_addons_rbd.replication.errors import DriverError, ImageRecreating, NotEnabled
 from csi_addons_rbd.replication.image import Absent, Found, MirroredImage, MirrorState, MirrorView
-from csi_addons_rbd.replication.info import note_last_sync, replication_info
+from csi_addons_rbd.replication.info import replication_info
 from csi_addons_rbd.replication.keeper import SnapshotKeeper
-from csi_addons_rbd.replication.notes import LAST_SYNC, SCHEDULE
+from csi_addons_rbd.replication.notes import LAST_SYNC, SCHEDULE, wanted_schedule
 from csi_addons_rbd.replication.observations import Observation, Observations
 from csi_addons_rbd.replication.operations import Deadline, Operations
-from csi_addons_rbd.replication.promote import Patience, promote
+from csi_addons_rbd.replication.promote import Patience, await_release, promote
 from csi_addons_rbd.replication.resync import Resync
 from csi_addons_rbd.replication.scheduling import Scheduler
 from csi_addons_rbd.replication.switching import disable, enable
 
 _MARGIN: Final = 5
 """Seconds that a waiting call ends before its caller's deadline."""
+_HEARTBEAT: Final = 30
+"""Seconds between two statuses of an rbd-mirror that has nothing new to say."""
 
 
 class Replicator:
@@ -66,9 +68,9 @@ class Replicator:
                 return self._operations.run(image.spec, call, work, deadline)
 
     def _patience(self, deadline: Deadline) -> Patience:
-        until = min(
-            deadline.earlier(_MARGIN), Deadline.after(self._wait), key=lambda each: each.moment
-        )
+        # a site's own word since the call began comes with the heartbeat after one state check
+        wait = max(self._wait, self._check_interval + _HEARTBEAT)
+        until = min(deadline.earlier(_MARGIN), Deadline.after(wait), key=lambda each: each.moment)
         return Patience(until=until, check_interval=self._check_interval)
 
     def _operate(self, image: MirroredImage, call: Call, patience: Patience) -> Answer:
@@ -77,7 +79,7 @@ class Replicator:
         observation.note(view)
         match call:
             case EnableCall():
-                self._enable(image, view, call)
+                self._enable(image, view, call, observation)
             case DisableCall():
                 self._disable(image, view, call, observation)
             case PromoteCall():
@@ -88,8 +90,11 @@ class Replicator:
                 return _resync(image, view, call, observation, patience)
         return None
 
-    def _enable(self, image: MirroredImage, view: MirrorView, call: EnableCall) -> None:
-        enable(image, view, call)
+    def _enable(
+        self, image: MirroredImage, view: MirrorView, call: EnableCall, observation: Observation
+    ) -> None:
+        if enable(image, view, call):
+            observation.last_sync = None
         self._keep_schedule(image, call.mode, call.schedule)
 
     def _disable(
@@ -99,16 +104,24 @@ class Replicator:
         call: DisableCall,
         observation: Observation,
     ) -> None:
+        standing = wanted_schedule(image.notes())
+
         def clear() -> None:
             # while the image is still mirrored: the manager refuses to touch others
             if view.mode is MirroringMode.SNAPSHOT:
                 self._scheduler.drop(image)
-            if view.primary:
-                image.note(SCHEDULE, None)
-                image.note(LAST_SYNC, None)
+            image.note(LAST_SYNC, None)
 
-        disable(image, view, force=call.force, observation=observation, clear=clear)
+        try:
+            disable(image, view, force=call.force, observation=observation, clear=clear)
+        except DriverError:
+            if standing is not None and view.primary and image.view().primary:
+                self._scheduler.keep(image, standing.schedule)
+            raise
+        if view.primary or call.force or view.state is not MirrorState.ENABLED:
+            image.restore_features()
         image.record_resync(None)
+        observation.last_sync = None
 
     def _promote(
         self,
@@ -121,7 +134,9 @@ class Replicator:
         _require_mirrored(image, view)
         if not view.primary:
             promote(image, view, force=call.force, observation=observation, patience=patience)
-            image.record_resync(None)
+        image.record_resync(None)
+        if call.force:
+            await_release(image, patience)
         self._keep_schedule(image, view.mode, call.schedule)
 
     def _demote(
@@ -133,8 +148,9 @@ class Replicator:
     ) -> None:
         _require_mirrored(image, view)
         if not view.primary:
+            if SCHEDULE in image.notes():  # left behind by a crash
+                self._scheduler.drop(image)
             return
-        note_last_sync(image, view, observation)
         demote(image, view, observation=observation, patience=patience)
         if view.mode is MirroringMode.SNAPSHOT:
             self._scheduler.drop(image)

@@ -13,6 +13,7 @@ import structlog
 
 from csi_addons_rbd.replication.calls import ResyncCall
 from csi_addons_rbd.replication.errors import (
+    DriverError,
     ImageChanged,
     IsPrimary,
     MirrorDaemonDown,
@@ -58,9 +59,13 @@ class Resync:
             if view.local is not None:
                 self._require_daemon(view)
             return False
+        if record is not None and not record.done and view.image_id != record.image_id:
+            self.image.record_resync(replace(record, done=True))
         if self._split(view):
             self._resolve_split(view)
             return False
+        if view.local is None and not view.history.complete:
+            return False  # the first copy has hardly begun
         self._require_daemon(view)
         if view.history.epoch in (Epoch.NON_PRIMARY_DEMOTED, Epoch.PRIMARY_DEMOTED):
             return self._await_ready(view)
@@ -122,14 +127,7 @@ class Resync:
         record = ResyncRecord(image_id=seen.image_id, requested=int(time.time()), sent=False)
         with image.lease() as lease:
             image.record_resync(record)
-            view = image.view()
-            self.observation.note(view)
-            if not self._still_wanted(seen, view):
-                image.record_resync(None)
-                raise ImageChanged(
-                    f"{image.spec} or its peer changed while a resync was decided; nothing was "
-                    "done; ask again"
-                )
+            view = self._last_look(seen)
             _log.warning(
                 "resync requested: this image will be deleted and copied anew",
                 image=image.spec.path,
@@ -141,9 +139,21 @@ class Resync:
             image.resync(view.image_id)
             image.record_resync(replace(record, sent=True))
 
-    def _still_wanted(self, seen: MirrorView, view: MirrorView) -> bool:
-        wanted = self._split(view) or (self.call.always and not view.primary)
-        return view.image_id == seen.image_id and wanted and self._peer_is_primary(view)
+    def _last_look(self, seen: MirrorView) -> MirrorView:
+        """Read the evidence again; when it does not hold, take the record back."""
+        try:
+            view = self.image.view()
+            self.observation.note(view)
+            wanted = self._split(view) or (self.call.always and not view.primary)
+            if view.image_id != seen.image_id or not wanted or not self._peer_is_primary(view):
+                raise ImageChanged(
+                    f"{self.image.spec} or its peer changed while a resync was decided; nothing "
+                    "was done; ask again"
+                )
+        except DriverError:
+            self.image.record_resync(None)
+            raise
+        return view
 
     def _await_ready(self, start: MirrorView) -> bool:
         """Wait for fresh statuses that show both sides demoted, twice; else it is not ready."""

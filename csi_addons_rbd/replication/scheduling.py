@@ -9,6 +9,7 @@ missing is brought in line in the background, or by the next call, also after a 
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -17,7 +18,7 @@ from csi_addons_rbd.replication.calls import Schedule
 from csi_addons_rbd.replication.errors import DriverError
 from csi_addons_rbd.replication.image import ImageSpec, MirroredImage
 from csi_addons_rbd.replication.keeper import SnapshotKeeper
-from csi_addons_rbd.replication.notes import Wanted, note_schedule, wanted_schedule
+from csi_addons_rbd.replication.notes import SCHEDULE, Wanted, note_schedule, wanted_schedule
 from csi_addons_rbd.replication.operations import Deadline
 
 _MANAGER_BOUND: Final = 5
@@ -27,13 +28,22 @@ _GIVE_UP: Final = 600
 _log = structlog.get_logger()
 
 
+@dataclass(slots=True)
+class _Target:
+    """What one image shall have, as of the last call; ``None`` stands for no schedule."""
+
+    image: MirroredImage
+    schedule: Schedule | None
+    reached: threading.Event = field(default_factory=threading.Event)
+
+
 class Scheduler:
-    """Brings schedules in line, on one thread at most per image."""
+    """Brings schedules in line: one thread at most per image, always after the newest target."""
 
     def __init__(self, keeper: SnapshotKeeper) -> None:
         self._keeper = keeper
         self._lock = threading.Lock()
-        self._converging: dict[ImageSpec, threading.Event] = {}
+        self._targets: dict[ImageSpec, _Target] = {}
 
     def keep(self, image: MirroredImage, schedule: Schedule) -> None:
         """Put exactly this schedule on a primary; a silent manager gets it later."""
@@ -42,7 +52,7 @@ class Scheduler:
             note_schedule(image, Wanted(schedule=schedule, placed=False))
         if schedule.by_driver:
             self._keeper.keep(image, schedule.seconds)
-        self._converge(image).wait(_MANAGER_BOUND)
+        self._aim(image, schedule).wait(_MANAGER_BOUND)
 
     def resume(self, image: MirroredImage, notes: Mapping[str, str]) -> None:
         """Go on, in the background, with what is kept here or not in place yet."""
@@ -50,7 +60,7 @@ class Scheduler:
         if wanted is not None and wanted.schedule.by_driver:
             self._keeper.keep(image, wanted.schedule.seconds)
         if wanted is not None and not wanted.placed:
-            self._converge(image)
+            self._aim(image, wanted.schedule)
 
     def drop(self, image: MirroredImage) -> None:
         """Remove the image's schedules, as far as the manager answers.
@@ -58,51 +68,53 @@ class Scheduler:
         What a silent manager keeps does no harm: it skips images that are not primary, and
         forgets those that are not mirrored.
         """
-        gone = threading.Event()
+        self._aim(image, None).wait(_MANAGER_BOUND)
 
-        def attempt() -> None:
-            try:
-                image.keep_schedule(None)
-            except DriverError as exc:
-                _log.warning("schedule left behind", image=image.spec.path, error=exc.message)
-            gone.set()
-
-        threading.Thread(target=attempt, daemon=True).start()
-        gone.wait(_MANAGER_BOUND)
-
-    def _converge(self, image: MirroredImage) -> threading.Event:
-        """Start to converge, unless that is going on; return what tells the end."""
+    def _aim(self, image: MirroredImage, schedule: Schedule | None) -> threading.Event:
+        """Set the target, see that somebody goes after it, and return what tells the end."""
         with self._lock:
-            if image.spec in self._converging:
-                return self._converging[image.spec]
-            ended = self._converging[image.spec] = threading.Event()
-        threading.Thread(target=self._retry, args=(image, ended), daemon=True).start()
-        return ended
+            running = self._targets.get(image.spec)
+            if running is not None and running.schedule == schedule:
+                return running.reached
+            target = self._targets[image.spec] = _Target(image, schedule)
+            if running is None:
+                threading.Thread(target=self._pursue, args=(image.spec,), daemon=True).start()
+            return target.reached
 
-    def _retry(self, image: MirroredImage, ended: threading.Event) -> None:
+    def _pursue(self, spec: ImageSpec) -> None:
         deadline = Deadline.after(_GIVE_UP)
-        try:
-            while deadline.remaining > 0 and not _settled(image):
-                time.sleep(_RETRY)
-        finally:
+        while True:
+            target = self._targets[spec]
+            done = _attempt(target.image, target.schedule) or deadline.remaining <= 0
             with self._lock:
-                del self._converging[image.spec]
-            ended.set()
+                if done and self._targets[spec] is target:
+                    del self._targets[spec]
+                    target.reached.set()
+                    return
+            if done:
+                target.reached.set()
+            else:
+                time.sleep(_RETRY)
 
 
-def _settled(image: MirroredImage) -> bool:
-    """Make one attempt; true also when nothing is wanted any more."""
+def _attempt(image: MirroredImage, schedule: Schedule | None) -> bool:
+    """Make one attempt; true also when another one would be in vain."""
     try:
-        wanted = wanted_schedule(image.notes())
-        if wanted is None or not image.view().primary:
+        if schedule is None:
+            image.note(SCHEDULE, None)
+        elif not image.view().primary:
             return True
-        image.keep_schedule(None if wanted.schedule.by_driver else wanted.schedule)
-        standing = wanted_schedule(image.notes())
-        if standing is not None and standing.schedule != wanted.schedule:
-            return False
-        if standing is not None and not standing.placed:
-            note_schedule(image, Wanted(schedule=wanted.schedule, placed=True))
+        by_manager = None if schedule is None or schedule.by_driver else schedule
+        image.keep_schedule(by_manager)
+        if schedule is not None and _noted(image, schedule):
+            note_schedule(image, Wanted(schedule=schedule, placed=True))
     except DriverError as exc:
-        _log.warning("schedule not in place yet", image=image.spec.path, error=exc.message)
-        return False
+        _log.warning("schedule not in line", image=image.spec.path, error=exc.message)
+        return schedule is None
     return True
+
+
+def _noted(image: MirroredImage, schedule: Schedule) -> bool:
+    """Tell whether this is still what is wanted: a demotion takes the note away."""
+    standing = wanted_schedule(image.notes())
+    return standing is not None and standing.schedule == schedule

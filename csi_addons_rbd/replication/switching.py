@@ -27,8 +27,8 @@ from csi_addons_rbd.replication.sync_info import Role, role, text
 _ENABLED: Final = (MirrorState.ENABLED, MirrorState.CREATING)
 
 
-def enable(image: MirroredImage, view: MirrorView, call: EnableCall) -> None:
-    """Switch mirroring on, unless it is on in the mode asked for.
+def enable(image: MirroredImage, view: MirrorView, call: EnableCall) -> bool:
+    """Switch mirroring on, unless it is on in the mode asked for; tell whether it was off.
 
     Raises:
         ModeMismatch: it is on in the other mode.
@@ -45,12 +45,13 @@ def enable(image: MirroredImage, view: MirrorView, call: EnableCall) -> None:
                 f"{image.spec} is mirrored in {view.mode} mode, mirroringMode asks for "
                 f"{call.mode}; disable replication first to change the mode"
             )
-        return
+        return False
     _require_image_mirroring(image)
     _settle_parents(image, call)
     image.enable(call.mode)
     if image.view().state not in _ENABLED:
         raise ImageChanged(f"mirroring of {image.spec} was enabled, but reads off; ask again")
+    return True
 
 
 def _settle_parents(image: MirroredImage, call: EnableCall) -> None:

@@ -84,7 +84,8 @@ def test_two_drivers_keep_one_schedule(
     assert second.info(volume.handle).code == "OK"
     first, *rest = _sync_times(second, volume, 5)
     gaps = [later - earlier for earlier, later in pairwise(rest)]
-    assert all(9 <= gap <= 16 for gap in gaps), (first, rest)
+    # later only while the peer still lacks the one before
+    assert all(9 <= gap <= 45 for gap in gaps), (first, rest)
     assert dr2.info(volume.handle).reason == "NOT_PRIMARY"
 
 
@@ -98,5 +99,5 @@ def _sync_times(driver: Driver, volume: Volume, count: int) -> list[int]:
             seen.append(newest)
         return len(seen) >= count
 
-    poll(look, 90)
+    poll(look, 100)
     return seen

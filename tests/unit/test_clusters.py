@@ -244,7 +244,10 @@ def test_mapping_that_was_never_readable(load: Load, tmp_path: Path) -> None:
 
 
 def test_mapping_may_go(load: Load, tmp_path: Path) -> None:
-    """An absent cluster-mapping.json means no mapping."""
-    clusters = load([entry("a"), entry("b")], [pairs({"a": "b"}, {"1": "2"})])
+    """One that vanishes is being rewritten: the last version stays in use, until one is empty."""
+    content = [pairs({"a": "b"}, {"1": "2"})]
+    clusters = load([entry("a"), entry("b")], content)
     (tmp_path / "cluster-mapping.json").unlink()
+    assert spots(clusters, handle("a", 1)) == [("a", 1), ("b", 2)]
+    (tmp_path / "cluster-mapping.json").write_text("[]")
     assert spots(clusters, handle("a", 1)) == [("a", 1)]

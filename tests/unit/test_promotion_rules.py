@@ -114,14 +114,6 @@ def test_a_whole_demotion_is_promoted() -> None:
             ),
             MirrorDaemonDown,
         ),
-        (
-            view(
-                status("", DEMOTED),
-                status("a", DEMOTED, up=False),
-                epoch=Epoch.PRIMARY_DEMOTED,
-            ),
-            PeerUnreachable,
-        ),
     ],
 )
 def test_when_waiting_is_in_vain(seen: MirrorView, refusal: type[DriverError]) -> None:
@@ -171,6 +163,16 @@ def test_the_last_primary_waits_for_every_site_to_look_again() -> None:
     assert started.obstacle(later(seen, 5)) is None
     risen = later(view(status("", DEMOTED), status("a", PRIMARY), epoch=Epoch.PRIMARY_DEMOTED), 5)
     assert started.obstacle(risen)
+
+
+def test_the_last_primary_gives_a_silent_peer_a_minute() -> None:
+    """It alone can tell whether it has newer data, which force would lose."""
+    seen = view(status("", DEMOTED), status("a", DEMOTED, up=False), epoch=Epoch.PRIMARY_DEMOTED)
+    started = judge(seen)
+    assert started.obstacle(seen)
+    started.observation.silence.since -= 60
+    with pytest.raises(PeerUnreachable):
+        started.obstacle(seen)
 
 
 def test_a_silent_peer_is_lost_whatever_it_reads() -> None:
