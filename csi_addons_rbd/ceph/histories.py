@@ -11,7 +11,12 @@ from typing import Any, Final
 import rados
 import rbd
 
-from csi_addons_rbd.ceph.rbd_journal import epoch_start, read_clients, read_tags
+from csi_addons_rbd.ceph.rbd_journal import (
+    epoch_start,
+    read_clients,
+    read_resync_request,
+    read_tags,
+)
 from csi_addons_rbd.replication.image import Epoch, History
 
 NOTHING: Final = History(
@@ -32,6 +37,8 @@ _EPOCHS: Final = {
     rbd.RBD_SNAP_MIRROR_STATE_NON_PRIMARY: Epoch.NON_PRIMARY,
     rbd.RBD_SNAP_MIRROR_STATE_NON_PRIMARY_DEMOTED: Epoch.NON_PRIMARY_DEMOTED,
 }
+_MIRROR_METADATA: Final = ".rbd_mirror."
+"""Where rbd-mirror keeps what it knows of an image, one entry for each peer."""
 _OWN: Final = (Epoch.PRIMARY, Epoch.PRIMARY_DEMOTED)
 _DEMOTIONS: Final = (Epoch.PRIMARY_DEMOTED, Epoch.NON_PRIMARY_DEMOTED)
 _EVICTING: Final = 3
@@ -93,6 +100,20 @@ def journal_history(ioctx: rados.Ioctx, image_id: str) -> History:
         followed=bool(peers) and all(tag is not None and tag >= began for tag in peers),
         complete=complete,
         progress="" if complete else "the first copy is being made",
+    )
+
+
+def resync_requested(ioctx: rados.Ioctx, image: rbd.Image) -> bool:
+    """Tell whether librbd was asked to resync this very image.
+
+    The request outlives a promotion, and rbd-mirror grants it after the next demotion.
+    """
+    if image.mirror_image_get_mode() == rbd.RBD_MIRROR_IMAGE_MODE_JOURNAL:
+        return read_resync_request(ioctx, image.id())
+    return any(
+        '"resync_requested": true' in value
+        for key, value in image.metadata_list()
+        if key.startswith(_MIRROR_METADATA)
     )
 
 

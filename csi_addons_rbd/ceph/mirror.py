@@ -11,6 +11,7 @@ import rados
 import rbd
 
 from csi_addons_rbd.ceph.connections import Connections, Purpose
+from csi_addons_rbd.ceph.histories import resync_requested
 from csi_addons_rbd.ceph.image_notes import read_notes, remove_note, write_note
 from csi_addons_rbd.ceph.leases import CephLease, lease
 from csi_addons_rbd.ceph.parents import flatten, read_parents
@@ -144,6 +145,14 @@ class CephImage:
             rbd.Image(ioctx, image_id=image_id) as image,
         ):
             image.mirror_image_resync()
+
+    def resync_requested(self) -> bool:
+        """Tell whether librbd's own request for a resync of this image stands."""
+        with (
+            self._pool(Purpose.READ, "looking for a request of a resync of") as ioctx,
+            self._read(ioctx) as image,
+        ):
+            return resync_requested(ioctx, image)
 
     def take_snapshot(self) -> None:
         """Take a mirror snapshot."""

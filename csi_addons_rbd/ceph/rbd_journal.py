@@ -18,6 +18,8 @@ from csi_addons_rbd.replication.image import Epoch
 
 _LOCAL: Final = ""
 _ORPHAN: Final = "<orphan>"
+_OWN_CLIENT: Final = "client_"
+"""Key of the image itself among the clients of its journal; a peer's name follows."""
 _BATCH: Final = 512
 _HEADER: Final = 6
 """What each encoded struct begins with: version, compatible version, length."""
@@ -63,8 +65,22 @@ def read_clients(ioctx: rados.Ioctx, image_id: str) -> tuple[int | None, ...]:
     return tuple(
         max(_decode_positions(value), default=None)
         for key, value in entries.items()
-        if key != "client_"  # the image's own
+        if key != _OWN_CLIENT
     )
+
+
+def read_resync_request(ioctx: rados.Ioctx, image_id: str) -> bool:
+    """Read whether the image's own client asks for a resync (``ImageClientMeta``)."""
+    try:
+        entries = _entries(ioctx, image_id, _OWN_CLIENT)
+    except rados.ObjectNotFound:
+        return False
+    if _OWN_CLIENT not in entries:
+        return False
+    _, rest = _take_bytes(entries[_OWN_CLIENT][_HEADER:])
+    data, _ = _take_bytes(rest)
+    _, _, requested = struct.unpack_from("<IQ?", data, _HEADER)
+    return bool(requested)
 
 
 def epoch_start(tags: tuple[Tag, ...]) -> int:

@@ -5,7 +5,13 @@ import time
 from typing import Final
 
 from csi_addons_rbd.replication.calls import MirroringMode
-from csi_addons_rbd.replication.errors import DriverError, ImageChanged, ImageInUse, PeerBehind
+from csi_addons_rbd.replication.errors import (
+    DriverError,
+    ImageChanged,
+    ImageInUse,
+    PeerBehind,
+    ResyncPending,
+)
 from csi_addons_rbd.replication.image import MirroredImage, MirrorView, SiteStatus
 from csi_addons_rbd.replication.info import note_last_sync
 from csi_addons_rbd.replication.notes import SCHEDULE
@@ -28,8 +34,10 @@ def demote(
 
     Raises:
         ImageInUse: a client holds the image.
+        ResyncPending: rbd-mirror would delete the image as soon as it is secondary.
         PeerBehind: a peer has not yet followed this primary epoch.
     """
+    _require_no_resync(image)
     _require_unheld(image)
     epoch = _await_peers(image, view, observation, patience)
     with image.lease() as lease:
@@ -62,6 +70,15 @@ def _demote_without_schedule(image: MirroredImage) -> None:
     except DriverError:
         image.note(SCHEDULE, schedule)
         raise
+
+
+def _require_no_resync(image: MirroredImage) -> None:
+    if image.resync_requested():
+        raise ResyncPending(
+            f"{image.spec} was promoted while a resync of it was asked for, and that request "
+            "still stands: rbd-mirror would delete the image as soon as it is demoted; disable "
+            "its replication and enable it again first"
+        )
 
 
 def _require_unheld(image: MirroredImage) -> None:

@@ -139,6 +139,12 @@ class ImageInUse(PreconditionFailed):
     reason = "IMAGE_IN_USE"
 
 
+class ResyncPending(PreconditionFailed):
+    """A resync asked for before the promotion still stands: rbd-mirror would delete the image."""
+
+    reason = "RESYNC_PENDING"
+
+
 class NoCompleteCopy(PreconditionFailed):
     """The first copy never completed here and its source is gone: nothing to promote."""
 

@@ -252,6 +252,10 @@ class MirroredImage(Protocol):
         """Take a mirror snapshot."""
         ...
 
+    def resync_requested(self) -> bool:
+        """Tell whether librbd's own request for a resync of this image stands."""
+        ...
+
     def notes(self) -> Mapping[str, str]:
         """Read this driver's own metadata of the image."""
         ...
