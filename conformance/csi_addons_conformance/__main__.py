@@ -2,6 +2,7 @@
 """The command ``csi-addons-conformance``."""
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,8 @@ _SITES: Final = ("dr1", "dr2")
 def main() -> None:
     """Run the cases asked for and exit by what came."""
     load()
+    # an orderly end: what was started is ended, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     arguments = _parser().parse_args()
     console = Console(width=None if sys.stdout.isatty() else 160)
     chosen = _chosen(arguments.select, arguments.leave_out)

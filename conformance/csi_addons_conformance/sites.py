@@ -163,6 +163,9 @@ class SiteUnderTest:
         finally:
             for daemon in daemons:
                 self.site.signal(daemon, SIGCONT)
+            if "osd" in daemons:
+                # its fellows would have had it marked down; alone it stays laggy for good
+                self.site.ceph("osd", "down", "0")
 
     @property
     def driver(self) -> DriverProcess:

@@ -12,6 +12,7 @@ import rados
 import rbd
 
 from csi_addons_rbd.ceph.rbd_journal import (
+    OWN_CLIENT,
     epoch_start,
     read_clients,
     read_resync_request,
@@ -28,6 +29,7 @@ NOTHING: Final = History(
     awaited=False,
     copied_until=None,
     followed=False,
+    delivered=False,
     complete=False,
     progress="",
 )
@@ -71,6 +73,7 @@ def snapshot_history(image: rbd.Image) -> History:
         awaited=any(_claimed(snap) for snap in snapshots[:-1]),
         copied_until=_taken_at(image, held) if held else None,
         followed=held is not None and _after_demotion(snapshots, present),
+        delivered=epoch is Epoch.PRIMARY_DEMOTED and not any(map(_claimed, snapshots[:-1])),
         complete=any(_complete(snap) for snap in snapshots),
         progress="" if settled else f"copied {copied} objects",
     )
@@ -88,7 +91,8 @@ def journal_history(ioctx: rados.Ioctx, image_id: str) -> History:
     # a new copy starts with tag 0, and its first replay, after the whole copy, with another:
     # making that copy leaves entries in the primary's journal
     complete = newest.number > 0 or newest.epoch is Epoch.PRIMARY
-    peers = read_clients(ioctx, image_id) if newest.epoch is Epoch.PRIMARY else ()
+    clients = read_clients(ioctx, image_id) if newest.epoch in _OWN else {}
+    own, peers = clients.pop(OWN_CLIENT, None), tuple(clients.values())
     return History(
         epoch=newest.epoch,
         mark=newest.number,
@@ -97,7 +101,12 @@ def journal_history(ioctx: rados.Ioctx, image_id: str) -> History:
         newest_at=None,
         awaited=False,
         copied_until=None,
-        followed=bool(peers) and all(tag is not None and tag >= began for tag in peers),
+        followed=newest.epoch is Epoch.PRIMARY
+        and bool(peers)
+        and all(peer is not None and peer[0] >= began for peer in peers),
+        delivered=newest.epoch is Epoch.PRIMARY_DEMOTED
+        and bool(peers)
+        and all(peer == own for peer in peers),
         complete=complete,
         progress="" if complete else "the first copy is being made",
     )

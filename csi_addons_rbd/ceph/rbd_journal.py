@@ -18,7 +18,7 @@ from csi_addons_rbd.replication.image import Epoch
 
 _LOCAL: Final = ""
 _ORPHAN: Final = "<orphan>"
-_OWN_CLIENT: Final = "client_"
+OWN_CLIENT: Final = "client_"
 """Key of the image itself among the clients of its journal; a peer's name follows."""
 _BATCH: Final = 512
 _HEADER: Final = 6
@@ -53,31 +53,30 @@ def read_tags(ioctx: rados.Ioctx, image_id: str) -> tuple[Tag, ...]:
     return tuple(sorted(tags, key=lambda tag: tag.number))
 
 
-def read_clients(ioctx: rados.Ioctx, image_id: str) -> tuple[int | None, ...]:
-    """Read, for each peer that follows this journal, the newest tag it has replayed entries of.
+def read_clients(ioctx: rados.Ioctx, image_id: str) -> dict[str, tuple[int, int] | None]:
+    """Read how far each client has come: tag and entry of the newest position it committed.
 
-    ``None`` stands for a peer that has replayed nothing.
+    The image itself is ``OWN_CLIENT``; each peer that follows this journal is another one.
+    ``None`` stands for a client that has committed nothing.
 
     Raises:
         rados.ObjectNotFound: the image has no journal.
     """
-    entries = _entries(ioctx, image_id, "client_")
-    return tuple(
-        max(_decode_positions(value), default=None)
-        for key, value in entries.items()
-        if key != _OWN_CLIENT
-    )
+    return {
+        key: max(_decode_positions(value), default=None)
+        for key, value in _entries(ioctx, image_id, OWN_CLIENT).items()
+    }
 
 
 def read_resync_request(ioctx: rados.Ioctx, image_id: str) -> bool:
     """Read whether the image's own client asks for a resync (``ImageClientMeta``)."""
     try:
-        entries = _entries(ioctx, image_id, _OWN_CLIENT)
+        entries = _entries(ioctx, image_id, OWN_CLIENT)
     except rados.ObjectNotFound:
         return False
-    if _OWN_CLIENT not in entries:
+    if OWN_CLIENT not in entries:
         return False
-    _, rest = _take_bytes(entries[_OWN_CLIENT][_HEADER:])
+    _, rest = _take_bytes(entries[OWN_CLIENT][_HEADER:])
     data, _ = _take_bytes(rest)
     _, _, requested = struct.unpack_from("<IQ?", data, _HEADER)
     return bool(requested)
@@ -121,18 +120,19 @@ def _decode_tag(value: bytes) -> Tag:
     return Tag(number=number, owner=owner.decode(), predecessor=predecessor.decode())
 
 
-def _decode_positions(value: bytes) -> list[int]:
-    """Return the tags of a client's commit position, which names one entry per splayed object."""
+def _decode_positions(value: bytes) -> list[tuple[int, int]]:
+    """Return tag and entry of a client's commit position, one for each splayed object."""
     _, rest = _take_bytes(value[_HEADER:])
     _, rest = _take_bytes(rest)
     (count,) = struct.unpack_from("<I", rest, _HEADER)
     first = _HEADER + 4
     # each position: object number, tag, entry
     size = _HEADER + 24
-    return [
-        struct.unpack_from("<QQQ", rest, first + index * size + _HEADER)[1]
-        for index in range(count)
-    ]
+    positions = []
+    for index in range(count):
+        _, tag, entry = struct.unpack_from("<QQQ", rest, first + index * size + _HEADER)
+        positions.append((tag, entry))
+    return positions
 
 
 def _take_bytes(data: bytes) -> tuple[bytes, bytes]:

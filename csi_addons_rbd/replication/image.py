@@ -78,6 +78,9 @@ class History:
     followed: bool
     """Whether the image itself shows that every peer has followed into that epoch: what they
     still need of it, or of its journal, is of that epoch. False where that cannot be told."""
+    delivered: bool
+    """After this site's own demotion: whether the image itself shows that every peer has all of
+    it. Both sides may read demoted, and yet each hold writes that the other lacks."""
     complete: bool
     """Whether a whole copy of the image was ever here: true on a primary."""
     progress: str

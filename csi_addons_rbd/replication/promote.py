@@ -310,9 +310,14 @@ def last_primary_obstacle(
             f"{spec} was demoted here last, and for {lasted:.0f} s no peer has been up to tell "
             "whether it was primary since; force if that site is lost"
         )
-    if all_waiting(view) and all(map(hindsight.confirms, view.statuses)):
-        return None
-    return "this site was primary last; waiting until every site confirms that none was since"
+    if not all_waiting(view) or not all(map(hindsight.confirms, view.statuses)):
+        return "this site was primary last; waiting until every site confirms that none was since"
+    if not view.history.delivered:
+        return (
+            "this site was primary last, but its last data never arrived at the peer, so that each "
+            "side may hold writes which the other lacks; force the side whose data shall live"
+        )
+    return None
 
 
 def all_waiting(view: MirrorView) -> bool:

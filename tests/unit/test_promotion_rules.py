@@ -64,6 +64,7 @@ def view(
             awaited=False,
             copied_until=None,
             followed=False,
+            delivered=True,
             complete=True,
             progress="",
         ),
@@ -163,6 +164,15 @@ def test_the_last_primary_waits_for_every_site_to_look_again() -> None:
     assert started.obstacle(later(seen, 5)) is None
     risen = later(view(status("", DEMOTED), status("a", PRIMARY), epoch=Epoch.PRIMARY_DEMOTED), 5)
     assert started.obstacle(risen)
+
+
+def test_the_last_primary_waits_where_its_last_data_never_arrived() -> None:
+    """Both sides demoted after both were primary: neither is promoted, nor ready, unforced."""
+    seen = view(status("", DEMOTED), status("a", DEMOTED), epoch=Epoch.PRIMARY_DEMOTED)
+    split = replace(seen, history=replace(seen.history, delivered=False))
+    obstacle = judge(split).obstacle(later(split, 5))
+    assert obstacle
+    assert "never arrived" in obstacle
 
 
 def test_the_last_primary_gives_a_silent_peer_a_minute() -> None:

@@ -77,6 +77,8 @@ def split_brain(stage: Stage) -> None:
         stage.say(f"info on the primary: {answer.response.status_message}")
     _await_split(stage.here, volume)
     _resync_once(stage.here, volume)
+    if stage.mode == "snapshot":
+        stage.there.take_mirror_snapshot(volume)
     poll(
         lambda: stage.here.checksum(volume) == stage.there.checksum(volume),
         seconds=90,
