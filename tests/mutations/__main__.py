@@ -119,7 +119,7 @@ MUTATIONS: Final = (
         file="ceph/volumes.py",
         old="    if trashed:\n",
         new="    if not trashed and trashed:\n",
-        case="handles/trash",
+        case="handles/in-trash",
     ),
     Mutation(
         name="a group's id is read as a volume",
@@ -140,7 +140,7 @@ MUTATIONS: Final = (
         file="replication/switching.py",
         old="        if not force:\n",
         new="        if not force and force:\n",
-        case="disable/unhealthy-secondary",
+        case="disable/secondary-of-none",
     ),
     Mutation(
         name="the same handle on both sites",

@@ -2,92 +2,186 @@
 """DisableVolumeReplication."""
 
 from csi_addons_conformance.case import SNAPSHOT, Kind, case, expect, poll, require, settle
+from csi_addons_conformance.cases.enable import clone, half_disable
+from csi_addons_conformance.client import Answer
+from csi_addons_conformance.sites import SiteUnderTest
 from csi_addons_conformance.stage import Stage
+from lab import Volume
+
+
+@case(
+    "disable/not-enabled",
+    kind=Kind.SPEC,
+    row="Idempotent and total: disabled → OK",
+    modes=SNAPSHOT,
+)
+def not_enabled(stage: Stage) -> None:
+    """A volume that was never mirrored is disabled already: OK, with or without force."""
+    volume = stage.volume()
+    for force in ("false", "true"):
+        expect(stage.here.client.disable(volume.handle, force=force), "OK")
 
 
 @case(
     "disable/primary",
     kind=Kind.SPEC,
-    row="Primary: remove our schedule and metadata, disable, verify; disabled → OK",
+    row="Primary: remove our schedule and metadata, disable, verify",
 )
 def primary(stage: Stage) -> None:
-    """Mirroring is off on dr1 and the copy on dr2 goes; schedule and metadata go, too."""
-    volume = stage.mirrored(schedulingInterval="5m")
+    """Mirroring is off, schedule and metadata are as before Enable, and repeating it is OK."""
+    volume = stage.volume()
+    before = _metadata(stage.here, volume)
+    enable = stage.here.client.enable(
+        volume.handle, mirroringMode=stage.mode, schedulingInterval="5m"
+    )
+    expect(enable, "OK")
     for _ in range(2):
-        settle(lambda: stage.here.client.disable(volume.handle))
-        require(not stage.here.mirrored(volume), "an image that is not mirrored", "a mirrored one")
-    require(not stage.here.schedules(volume), "no schedule", stage.here.schedules(volume))
-    with stage.here.image(volume) as image:
-        left = [key for key, _ in image.metadata_list()]
-    require(not left, "no metadata left", left)
-    poll(lambda: not stage.there.exists(volume), seconds=90, what="the copy on dr2 is gone")
-    settle(lambda: stage.there.client.disable(volume.handle), "NOT_FOUND")
-
-
-@case(
-    "disable/healthy-secondary",
-    kind=Kind.SAFETY,
-    row="Secondary that is up and replaying, with a peer seen up and primary → OK without "
-    "touching it",
-)
-def healthy_secondary(stage: Stage) -> None:
-    """OK, also with force, and the secondary goes on to follow."""
-    volume = stage.mirrored()
-    before = stage.there.image_id(volume)
-    poll(
-        lambda: stage.there.client.disable(volume.handle).code == "OK",
-        seconds=90,
-        what="Disable of the secondary answers OK",
-    )
-    expect(stage.there.client.disable(volume.handle, force="true"), "OK")
-    require(stage.there.image_id(volume) == before, "the same image", stage.there.image_id(volume))
-    require(stage.there.mirrored(volume), "a mirrored secondary", "one that is not")
-
-
-@case(
-    "disable/unhealthy-secondary",
-    kind=Kind.SPEC,
-    row="Any other secondary → FAILED_PRECONDITION with the exact reason, or disabled when force",
-)
-def unhealthy_secondary(stage: Stage) -> None:
-    """A secondary whose peer is no primary: refused with the reason; disabled by force."""
-    volume = stage.mirrored()
-    settle(lambda: stage.here.client.demote(volume.handle))
-    # until its rbd-mirror has found out, the statuses tell of a live primary
-    poll(
-        lambda: stage.there.client.disable(volume.handle).code == "FAILED_PRECONDITION",
-        seconds=90,
-        what="Disable answers FAILED_PRECONDITION",
-    )
-    answer = stage.there.client.disable(volume.handle)
-    expect(answer, "FAILED_PRECONDITION", saying=("secondary",))
-    settle(lambda: stage.there.client.disable(volume.handle, force="true"), "OK", "NOT_FOUND")
-    require(
-        not stage.there.exists(volume) or not stage.there.mirrored(volume),
-        "a secondary that is no longer mirrored",
-        "one that is",
-    )
+        expect(stage.here.client.disable(volume.handle), "OK")
+        require(not stage.here.mirrored(volume), "mirroring is off", "it is on")
+        require(not stage.here.schedules(volume), "no schedule", stage.here.schedules(volume))
+        after = _metadata(stage.here, volume)
+        require(after == before, f"the image's metadata as before: {before}", after)
+    require(stage.here.exists(volume), "the image stays", "it is gone")
+    require(not stage.here.mirror_snapshots(volume), "no mirror snapshot", "some are left")
 
 
 @case(
     "disable/gone",
     kind=Kind.SPEC,
-    row="gone → NOT_FOUND",
+    row="Gone → NOT_FOUND",
     modes=SNAPSHOT,
 )
 def gone(stage: Stage) -> None:
-    """An image that was removed is NOT_FOUND: the controller drops its finalizers."""
+    """An image that was removed after it was disabled is NOT_FOUND, with or without force."""
     volume = stage.volume()
     stage.here.site.rbd("rm", f"{stage.here.site.pool}/{volume.image}")
-    expect(stage.here.client.disable(volume.handle), "NOT_FOUND")
+    for force in ("false", "true"):
+        expect(stage.here.client.disable(volume.handle, force=force), "NOT_FOUND")
 
 
 @case(
-    "disable/never-enabled",
-    kind=Kind.SPEC,
-    row="Idempotent and total: disabled → OK",
-    modes=SNAPSHOT,
+    "disable/half-disabled",
+    kind=Kind.CONTRACT,
+    row="Half-disabled converges",
 )
-def never_enabled(stage: Stage) -> None:
-    """OK on an image that never was mirrored."""
-    expect(stage.here.client.disable(stage.volume().handle), "OK")
+def half_disabled(stage: Stage) -> None:
+    """What a dead client left half disabled is brought to the end."""
+    volume = stage.enabled()
+    half_disable(stage.here, volume)
+    settle(lambda: stage.here.client.disable(volume.handle))
+    status = stage.here.mirror_status(volume)
+    require(not status, "no trace of mirroring", status)
+    expect(stage.here.client.enable(volume.handle, mirroringMode=stage.mode), "OK")
+
+
+@case(
+    "disable/both-sites",
+    kind=Kind.SPEC,
+    row="Secondary that is up and replaying, with a peer seen up and primary → OK without "
+    "touching it (it goes when the primary is disabled)",
+)
+def both_sites(stage: Stage) -> None:
+    """The secondary is left until the primary is disabled; then it goes, and is NOT_FOUND."""
+    volume = stage.mirrored()
+    before = stage.there.image_id(volume)
+    expect(stage.there.client.disable(volume.handle), "OK")
+    require(stage.there.image_id(volume) == before, "an untouched copy", "another one, or none")
+    require(stage.there.mirrored(volume), "an untouched copy", "one that is not mirrored")
+    expect(stage.here.client.disable(volume.handle), "OK")
+    poll(lambda: not stage.there.exists(volume), seconds=60, what="the copy on dr2 goes")
+    expect(stage.here.client.disable(volume.handle), "OK")
+    settle(lambda: stage.there.client.disable(volume.handle), "NOT_FOUND")
+    require(stage.here.exists(volume), "the image on dr1 stays", "it is gone")
+
+
+@case(
+    "disable/secondary-of-none",
+    kind=Kind.SPEC,
+    row="Any other secondary → FAILED_PRECONDITION with the exact reason, or disabled when force",
+)
+def secondary_of_none(stage: Stage) -> None:
+    """While no site is primary a secondary is refused, named as such; force disables it."""
+    volume = stage.mirrored()
+    settle(lambda: stage.here.client.demote(volume.handle))
+    for site in (stage.here, stage.there):
+        refused = _refused(site, volume, seconds=120)
+        require("secondary" in refused.message, "a message that says secondary", refused)
+        require(site.mirrored(volume), "an untouched image", "one that is not mirrored")
+    expect(stage.here.client.disable(volume.handle, force="true"), "OK")
+    require(not stage.here.mirrored(volume), "mirroring is off", "it is on")
+    require(stage.here.exists(volume), "the image stays", "it is gone")
+
+
+@case(
+    "disable/dead-daemons",
+    kind=Kind.SPEC,
+    row="Secondary that is up and replaying, with a peer seen up and primary in a status less than "
+    "90 s old → OK. Any other secondary → FAILED_PRECONDITION with the exact reason",
+    alone=True,
+)
+def dead_daemons(stage: Stage) -> None:
+    """A secondary is refused while either site's rbd-mirror is dead, and OK when it is back."""
+    volume = stage.mirrored()
+    for site in (stage.here, stage.there):
+        with site.without("rbd-mirror"):
+            refused = _refused(stage.there, volume, seconds=120)
+        stage.say(f"without rbd-mirror of {site.name}: {refused.message}")
+        require(stage.there.mirrored(volume), "an untouched copy", "one that is not mirrored")
+        poll(
+            lambda: stage.there.client.disable(volume.handle).code == "OK",
+            seconds=120,
+            what=f"OK, since rbd-mirror of {site.name} is back",
+        )
+    require(stage.there.exists(volume), "an untouched copy", "none")
+
+
+@case(
+    "disable/lost-primary-forced",
+    kind=Kind.SPEC,
+    row="Any other secondary → FAILED_PRECONDITION with the exact reason, or disabled when force",
+    alone=True,
+)
+def lost_primary_forced(stage: Stage) -> None:
+    """With the primary's site dead, the secondary is refused without force, disabled with it."""
+    data = b"kept" * 1000
+    volume = stage.mirrored(data=data)
+    with stage.here.without("osd", "rbd-mirror", "mgr", "mon"):
+        _refused(stage.there, volume, seconds=150)
+        settle(lambda: stage.there.client.disable(volume.handle, force="true"))
+        require(not stage.there.mirrored(volume), "mirroring is off", "it is on")
+        require(stage.there.read(volume, len(data)) == data, "the data", "other data")
+
+
+@case(
+    "disable/mirrored-clone",
+    kind=Kind.SPEC,
+    row="Primary: refused because a mirrored clone depends on it → FAILED_PRECONDITION naming it",
+)
+def mirrored_clone(stage: Stage) -> None:
+    """The parent of a mirrored clone is refused, naming the clone, until that is disabled."""
+    parent = stage.enabled()
+    child = clone(stage.here, parent)
+    expect(stage.here.client.enable(child.handle, mirroringMode=stage.mode), "OK")
+    refused = stage.here.client.disable(parent.handle)
+    expect(refused, "FAILED_PRECONDITION", saying=(child.image,))
+    require(stage.here.mirrored(parent), "a parent that stays mirrored", "one that is not")
+    expect(stage.here.client.disable(child.handle), "OK")
+    expect(stage.here.client.disable(parent.handle), "OK")
+
+
+def _refused(site: SiteUnderTest, volume: Volume, *, seconds: float) -> Answer:
+    """Ask until the site knows of the fault; OK until then, since statuses lag."""
+    answers: list[Answer] = []
+
+    def ask() -> bool:
+        answers.append(site.client.disable(volume.handle))
+        expect(answers[-1], "OK", "FAILED_PRECONDITION")
+        return answers[-1].code == "FAILED_PRECONDITION"
+
+    poll(ask, seconds=seconds, what="FAILED_PRECONDITION for a secondary that follows no primary")
+    return answers[-1]
+
+
+def _metadata(site: SiteUnderTest, volume: Volume) -> dict[str, str]:
+    with site.image(volume) as image:
+        return dict(image.metadata_list())

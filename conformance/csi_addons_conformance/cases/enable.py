@@ -2,38 +2,61 @@
 """EnableVolumeReplication."""
 
 import json
-from functools import partial
+import struct
+import uuid
 
 import rbd
 
-from csi_addons_conformance.case import BOTH, SNAPSHOT, Kind, case, expect, require, settle
-from csi_addons_conformance.sites import SiteUnderTest
-from csi_addons_conformance.stage import Stage
-from lab import Volume
-
-
-@case(
-    "enable/switches-mirroring-on",
-    kind=Kind.SPEC,
-    row="Enabled in the mode asked for; already enabled in that mode → OK",
+from csi_addons_conformance.case import (
+    JOURNAL,
+    SNAPSHOT,
+    Kind,
+    SkippedError,
+    case,
+    expect,
+    require,
+    settle,
 )
-def switches_on(stage: Stage) -> None:
-    """The image is mirrored in the mode asked for, and primary; asking again changes nothing."""
-    volume = stage.volume()
-    for _ in range(2):
-        expect(stage.here.client.enable(volume.handle, mirroringMode=stage.mode), "OK")
-        require(stage.here.mode(volume) == stage.mode, stage.mode, stage.here.mode(volume))
-        require(stage.here.primary(volume), "a primary image", "a secondary")
+from csi_addons_conformance.sites import SiteUnderTest
+from csi_addons_conformance.stage import SIZE, Stage
+from lab import Volume
+from lab.volumes import handle_of
+
+_OTHER = {"snapshot": "journal", "journal": "snapshot"}
+_IMAGE_DISABLING, _IMAGE_ENABLED = 0, 1
+"""States of ``cls::rbd::MirrorImage``, as they lie in the pool."""
+_JOURNAL_MODE, _SNAPSHOT_MODE = 0, 1
+
+
+# --- mirroring comes on ----------------------------------------------------------------------
 
 
 @case(
-    "enable/snapshot-is-the-default",
+    "enable/mirrors",
+    kind=Kind.SPEC,
+    row="mirroringMode (snapshot, default, or journal); already enabled in the mode asked for → OK",
+)
+def mirrors(stage: Stage) -> None:
+    """Mirroring is on in the mode asked for, the image primary; repeating it changes nothing."""
+    volume = stage.enabled()
+    require(stage.here.mirrored(volume), "mirroring is on", "it is off")
+    require(stage.here.mode(volume) == stage.mode, stage.mode, stage.here.mode(volume))
+    require(stage.here.primary(volume), "the image is primary", "it is not")
+    before = _newest_snapshot(stage.here, volume)
+    expect(stage.here.client.enable(volume.handle, mirroringMode=stage.mode), "OK")
+    require(stage.here.mode(volume) == stage.mode, stage.mode, stage.here.mode(volume))
+    after = _newest_snapshot(stage.here, volume)
+    require(before == after, f"no new mirror snapshot after {before}", after)
+
+
+@case(
+    "enable/default-mode",
     kind=Kind.CONTRACT,
-    row="mirroringMode: snapshot is the default",
+    row="mirroringMode (snapshot, default, or journal)",
     modes=SNAPSHOT,
 )
 def default_mode(stage: Stage) -> None:
-    """Without the parameter the image is mirrored by snapshots."""
+    """Without parameters the mode is snapshot."""
     volume = stage.volume()
     expect(stage.here.client.enable(volume.handle), "OK")
     require(stage.here.mode(volume) == "snapshot", "snapshot", stage.here.mode(volume))
@@ -41,134 +64,299 @@ def default_mode(stage: Stage) -> None:
 
 @case(
     "enable/mode-mismatch",
-    kind=Kind.CONTRACT,
-    row="already enabled in the other mode → FAILED_PRECONDITION, naming both",
+    kind=Kind.SPEC,
+    row="Already enabled in the other mode → FAILED_PRECONDITION, naming both",
 )
 def mode_mismatch(stage: Stage) -> None:
-    """FAILED_PRECONDITION that names both modes, and the image stays as it was."""
+    """The other mode than the one it is in is refused, both are named, nothing changes."""
     volume = stage.enabled()
-    (other,) = set(BOTH) - {stage.mode}
-    answer = stage.here.client.enable(volume.handle, mirroringMode=other)
-    expect(answer, "FAILED_PRECONDITION", saying=BOTH)
+    refused = stage.here.client.enable(volume.handle, mirroringMode=_OTHER[stage.mode])
+    expect(refused, "FAILED_PRECONDITION", saying=("snapshot", "journal"))
     require(stage.here.mode(volume) == stage.mode, stage.mode, stage.here.mode(volume))
+
+
+@case(
+    "enable/on-a-secondary",
+    kind=Kind.SPEC,
+    row="Already enabled in the mode asked for → OK; the schedule is brought in line if the image "
+    "is primary",
+)
+def on_a_secondary(stage: Stage) -> None:
+    """On the secondary Enable is OK, makes nothing primary and puts no schedule there."""
+    volume = stage.mirrored(schedulingInterval="5m")
+    answer = stage.there.client.enable(
+        volume.handle, mirroringMode=stage.mode, schedulingInterval="5m"
+    )
+    expect(answer, "OK")
+    require(not stage.there.primary(volume), "a secondary", "a primary")
+    require(stage.here.primary(volume), "dr1 stays primary", "it does not")
+    require(not stage.there.schedules(volume), "no schedule", stage.there.schedules(volume))
+    refused = stage.there.client.enable(volume.handle, mirroringMode=_OTHER[stage.mode])
+    expect(refused, "FAILED_PRECONDITION", saying=("snapshot", "journal"))
+
+
+@case(
+    "enable/disabling",
+    kind=Kind.CONTRACT,
+    row="Disabling → ABORTED",
+)
+def disabling(stage: Stage) -> None:
+    """While mirroring is being switched off Enable is ABORTED, in either mode."""
+    volume = stage.enabled()
+    half_disable(stage.here, volume)
+    for mode in ("snapshot", "journal"):
+        expect(stage.here.client.enable(volume.handle, mirroringMode=mode), "ABORTED")
 
 
 @case(
     "enable/pool-not-mirrored",
     kind=Kind.SPEC,
-    row="pool mirroring is off, or in pool mode → FAILED_PRECONDITION, with the command",
-    modes=SNAPSHOT,
+    row="Pool (or namespace) mirroring is off, or in pool mode → FAILED_PRECONDITION, with the "
+    "command that sets it to image",
 )
 def pool_not_mirrored(stage: Stage) -> None:
-    """FAILED_PRECONDITION with the command that sets it; so for a pool mirrored as a whole."""
-    site = stage.here.site
-    for name, mode in (("unmirrored", None), ("whole", "pool")):
-        volume, pool = stage.volume(), f"{name}-{stage.mode}"
-        handle = _in_pool(stage.here, volume, pool)
-        if mode:
-            site.rbd("mirror", "pool", "enable", pool, mode)
-        answer = stage.here.client.enable(handle)
-        expect(answer, "FAILED_PRECONDITION", saying=(f"rbd mirror pool enable {pool} image",))
+    """A pool that is not mirrored, or as a whole, is refused with the command; then it is OK."""
+    site, pool = stage.here.site, f"unmirrored-{stage.mode}"
+    volume = _volume_in_new_pool(stage.here, pool)
+
+    def ask() -> None:
+        refused = stage.here.client.enable(volume.handle, mirroringMode=stage.mode)
+        expect(
+            refused, "FAILED_PRECONDITION", saying=(pool, f"rbd mirror pool enable {pool} image")
+        )
+
+    ask()
+    site.rbd("mirror", "pool", "enable", pool, "pool")
+    ask()
+    site.rbd("mirror", "pool", "enable", pool, "image")
+    expect(stage.here.client.enable(volume.handle, mirroringMode=stage.mode), "OK")
+    expect(stage.here.client.disable(volume.handle), "OK")
+    site.rbd("mirror", "pool", "disable", pool)
 
 
-def _in_pool(site: SiteUnderTest, volume: Volume, pool: str) -> str:
-    """Move a volume to a new pool and return its handle there."""
-    ceph = site.site
-    ceph.ceph("osd", "pool", "create", pool)
-    ceph.rbd("pool", "init", pool)
-    ceph.rbd("rm", f"{ceph.pool}/{volume.image}")
-    ceph.rbd("create", f"{pool}/{volume.image}", "--size", "8M")
-    pools = json.loads(ceph.ceph("osd", "lspools", "--format", "json"))
+def _volume_in_new_pool(site: SiteUnderTest, pool: str) -> Volume:
+    site.site.ceph("osd", "pool", "create", pool, "8")
+    site.site.rbd("pool", "init", pool)
+    pools = json.loads(site.site.ceph("osd", "lspools", "--format", "json"))
     number = next(each["poolnum"] for each in pools if each["poolname"] == pool)
-    return volume.handle.replace(f"{ceph.pool_id:016x}", f"{number:016x}")
+    name = str(uuid.uuid4())
+    handle = handle_of(site.site, name).replace(f"{site.site.pool_id:016x}", f"{number:016x}")
+    volume = Volume(handle=handle, uuid=name, image=f"csi-vol-{name}")
+    site.site.rbd("create", f"{pool}/{volume.image}", "--size", "16M")
+    return volume
+
+
+# --- what journal mode needs -----------------------------------------------------------------
 
 
 @case(
     "enable/journal-features",
-    kind=Kind.SPEC,
-    row="features that journal mode needs are switched on; Disable switches them off again",
-    modes=("journal",),
+    kind=Kind.CONTRACT,
+    row="Features that journal mode needs are missing and cannot be switched on → "
+    "FAILED_PRECONDITION, naming them",
+    modes=JOURNAL,
 )
 def journal_features(stage: Stage) -> None:
-    """Journaling is on while the image is mirrored, and as before when it is not."""
-    volume = stage.enabled()
+    """Features that journal mode lacks are switched on, and are off again after Disable."""
+    volume = stage.lab.make_volume("dr1", SIZE, features=rbd.RBD_FEATURE_LAYERING)
+    expect(stage.here.client.enable(volume.handle, mirroringMode=stage.mode), "OK")
+    needed = rbd.RBD_FEATURE_EXCLUSIVE_LOCK | rbd.RBD_FEATURE_JOURNALING
     with stage.here.image(volume) as image:
-        require(image.features() & rbd.RBD_FEATURE_JOURNALING, "journaling on", "off")
-    settle(lambda: stage.here.client.disable(volume.handle))
+        require(image.features() & needed == needed, "both features", image.features())
+    expect(stage.here.client.disable(volume.handle), "OK")
     with stage.here.image(volume) as image:
-        require(not image.features() & rbd.RBD_FEATURE_JOURNALING, "journaling off", "on")
+        require(image.features() & needed == 0, "the features as before", image.features())
 
 
 @case(
-    "enable/clone",
-    kind=Kind.SPEC,
-    row="clone whose parent is not mirrored, flattenMode=never → FAILED_PRECONDITION, naming it; "
-    "flattenMode=force → one flatten task; ABORTED until done, then as usual",
+    "enable/features-missing",
+    kind=Kind.CONTRACT,
+    row="Features that journal mode needs are missing and cannot be switched on → "
+    "FAILED_PRECONDITION, naming them",
+    modes=JOURNAL,
 )
-def clone(stage: Stage) -> None:
-    """Refused with the parent's name; with flattenMode=force an independent mirrored image."""
-    parent, child = _parent_and_clone(stage)
-    enable = stage.here.client.enable
-    answer = enable(child.handle, mirroringMode=stage.mode)
-    expect(answer, "FAILED_PRECONDITION", saying=(parent.image,))
-    require(not stage.here.mirrored(child), "an image that is not mirrored", "a mirrored one")
-    first = enable(child.handle, mirroringMode=stage.mode, flattenMode="force")
-    expect(first, "ABORTED", "OK")
-    settle(lambda: enable(child.handle, mirroringMode=stage.mode, flattenMode="force"))
-    require(stage.here.mirrored(child), "a mirrored image", "one that is not")
-    require(not _is_clone(stage, child), "an image of its own", "a clone")
+def features_missing(stage: Stage) -> None:
+    """An image of format 1 can never have them: FAILED_PRECONDITION naming what is missing."""
+    name = str(uuid.uuid4())
+    volume = Volume(handle=handle_of(stage.here.site, name), uuid=name, image=f"csi-vol-{name}")
+    try:
+        with stage.here.site.ioctx() as ioctx:
+            rbd.RBD().create(ioctx, volume.image, SIZE, old_format=True)
+    except rbd.Error as exc:
+        raise SkippedError("this Ceph release makes no images of format 1 any more") from exc
+    refused = stage.here.client.enable(volume.handle, mirroringMode=stage.mode)
+    expect(refused, "FAILED_PRECONDITION", saying=("exclusive-lock",))
+
+
+# --- clones ----------------------------------------------------------------------------------
 
 
 @case(
-    "enable/clone-of-trashed-parent",
+    "enable/clone-of-unmirrored",
     kind=Kind.SPEC,
-    row="clone whose parent is in the trash, flattenMode=never → FAILED_PRECONDITION",
+    row="Clone whose parent is not mirrored, and flattenMode=never → FAILED_PRECONDITION, naming "
+    "the parent chain",
+)
+def clone_of_unmirrored(stage: Stage) -> None:
+    """Both ancestors are named, by default and by flattenMode=never, and nothing changes."""
+    first = stage.volume()
+    second = clone(stage.here, first)
+    third = clone(stage.here, second)
+    for parameters in ({}, {"flattenMode": "never"}):
+        refused = stage.here.client.enable(third.handle, mirroringMode=stage.mode, **parameters)
+        expect(refused, "FAILED_PRECONDITION", saying=(first.image, second.image))
+    require(not stage.here.mirrored(third), "a clone that is not mirrored", "a mirrored one")
+    require(_parent(stage.here, third) == second.image, second.image, _parent(stage.here, third))
+
+
+@case(
+    "enable/clone-of-trashed",
+    kind=Kind.SPEC,
+    row="Clone whose parent is in the trash, and flattenMode=never → FAILED_PRECONDITION, naming "
+    "the parent chain",
 )
 def clone_of_trashed(stage: Stage) -> None:
-    """Refused with the parent's name, and that it lies in the trash."""
-    parent, child = _parent_and_clone(stage)
-    stage.here.site.rbd("trash", "mv", f"{stage.here.site.pool}/{parent.image}")
-    answer = stage.here.client.enable(child.handle, mirroringMode=stage.mode)
-    expect(answer, "FAILED_PRECONDITION", saying=(parent.image, "trash"))
+    """A parent in the trash, as ceph-csi leaves it behind, is named."""
+    parent = stage.volume()
+    child = clone(stage.here, parent)
+    with stage.here.site.ioctx() as ioctx:
+        rbd.RBD().trash_move(ioctx, parent.image)
+    refused = stage.here.client.enable(child.handle, mirroringMode=stage.mode)
+    expect(refused, "FAILED_PRECONDITION", saying=(parent.image, "trash"))
+    require(not stage.here.mirrored(child), "a clone that is not mirrored", "a mirrored one")
 
 
 @case(
-    "enable/clone-of-mirrored-parent",
+    "enable/clone-of-mirrored",
     kind=Kind.CONTRACT,
-    row="a clone whose parent is mirrored → OK; Disable of the parent then → FAILED_PRECONDITION "
-    "naming the clone",
-    modes=SNAPSHOT,
+    row="Clone whose parent is not mirrored, or in the trash → FAILED_PRECONDITION",
 )
 def clone_of_mirrored(stage: Stage) -> None:
-    """The clone is mirrored, stays a clone, and keeps its parent from being disabled."""
-    parent, child = _parent_and_clone(stage)
-    for volume in (parent, child):
-        expect(stage.here.client.enable(volume.handle, mirroringMode=stage.mode), "OK")
-    require(_is_clone(stage, child), "a clone", "an image of its own")
-    refused = stage.here.client.disable(parent.handle)
-    expect(refused, "FAILED_PRECONDITION", saying=(child.image,))
-    require(stage.here.mirrored(parent), "a parent that is still mirrored", "one that is not")
-    for volume in (child, parent):
-        settle(partial(stage.here.client.disable, volume.handle))
+    """A clone whose parent is mirrored is enabled as it is, and stays a clone."""
+    parent = stage.enabled()
+    child = clone(stage.here, parent)
+    expect(stage.here.client.enable(child.handle, mirroringMode=stage.mode), "OK")
+    require(stage.here.mirrored(child), "a mirrored clone", "one that is not")
+    require(_parent(stage.here, child) == parent.image, parent.image, _parent(stage.here, child))
 
 
-def _parent_and_clone(stage: Stage) -> tuple[Volume, Volume]:
-    """Make a volume, and another one as a clone of it."""
-    ceph, parent, child = stage.here.site, stage.volume(), stage.volume()
-    stage.here.write(parent, b"of the parent")
-    ceph.rbd("rm", f"{ceph.pool}/{child.image}")
-    ceph.rbd("snap", "create", f"{ceph.pool}/{parent.image}@base")
-    ceph.rbd(
-        *("clone", "--rbd-default-clone-format", "2"),
-        *(f"{ceph.pool}/{parent.image}@base", f"{ceph.pool}/{child.image}"),
+@case(
+    "enable/clone-flattened",
+    kind=Kind.CONTRACT,
+    row="Clone and flattenMode=force → one flatten task; ABORTED with its progress until done, "
+    "then as usual",
+)
+def clone_flattened(stage: Stage) -> None:
+    """First ABORTED with progress, at most one task, then OK: mirrored, without a parent."""
+    parent = stage.volume(size=256 << 20)
+    data = b"parent" * 1000
+    stage.here.write(parent, data)
+    child = clone(stage.here, parent)
+
+    def ask() -> str:
+        answer = stage.here.client.enable(
+            child.handle, mirroringMode=stage.mode, flattenMode="force"
+        )
+        return f"{answer.code} {answer.message}"
+
+    first = ask()
+    require(first.startswith("ABORTED"), "ABORTED while the flatten task runs", first)
+    require("%" in first, "its progress in percent", first)
+    require(len(_tasks(stage.here, child)) <= 1, "one flatten task", _tasks(stage.here, child))
+    settle(
+        lambda: stage.here.client.enable(
+            child.handle, mirroringMode=stage.mode, flattenMode="force"
+        )
     )
-    return parent, child
+    require(stage.here.mirrored(child), "a mirrored image", "one that is not")
+    require(not _parent(stage.here, child), "no parent", _parent(stage.here, child))
+    require(stage.here.read(child, len(data)) == data, "the parent's data", "other data")
+    require(not stage.here.mirrored(parent), "an untouched parent", "a mirrored one")
+    again = stage.here.client.enable(child.handle, mirroringMode=stage.mode, flattenMode="force")
+    expect(again, "OK")
+    require(not _tasks(stage.here, child), "no further task", _tasks(stage.here, child))
 
 
-def _is_clone(stage: Stage, volume: Volume) -> bool:
-    with stage.here.image(volume) as image:
+@case(
+    "enable/clone-of-trashed-flattened",
+    kind=Kind.CONTRACT,
+    row="Clone and flattenMode=force → one flatten task; ABORTED with its progress until done, "
+    "then as usual",
+)
+def clone_of_trashed_flattened(stage: Stage) -> None:
+    """A clone whose parent is in the trash is made independent, too, and then mirrored."""
+    parent = stage.volume()
+    child = clone(stage.here, parent)
+    with stage.here.site.ioctx() as ioctx:
+        rbd.RBD().trash_move(ioctx, parent.image)
+    settle(
+        lambda: stage.here.client.enable(
+            child.handle, mirroringMode=stage.mode, flattenMode="force"
+        )
+    )
+    require(stage.here.mirrored(child), "a mirrored image", "one that is not")
+    require(not _parent(stage.here, child), "no parent", _parent(stage.here, child))
+
+
+@case(
+    "enable/not-a-clone-flattened",
+    kind=Kind.CONTRACT,
+    row="flattenMode (never, default, or force)",
+)
+def not_a_clone_flattened(stage: Stage) -> None:
+    """flattenMode=force has no effect on an image without a parent: OK at once."""
+    volume = stage.volume()
+    answer = stage.here.client.enable(volume.handle, mirroringMode=stage.mode, flattenMode="force")
+    expect(answer, "OK")
+
+
+# --- facts, and what other modules need, too -------------------------------------------------
+
+
+def clone(site: SiteUnderTest, parent: Volume) -> Volume:
+    """Clone a volume as ceph-csi does: from a snapshot that needs no protection."""
+    pool, name = site.site.pool, str(uuid.uuid4())
+    child = Volume(handle=handle_of(site.site, name), uuid=name, image=f"csi-vol-{name}")
+    snapshot = f"{pool}/{parent.image}@for-{name[:8]}"
+    site.site.rbd("snap", "create", snapshot)
+    version = ("--rbd-default-clone-format", "2")
+    site.site.rbd("clone", *version, snapshot, f"{pool}/{child.image}")
+    return child
+
+
+def half_disable(site: SiteUnderTest, volume: Volume) -> None:
+    """Leave the image as a client does that dies while it switches mirroring off."""
+    with site.image(volume) as image:
+        info, mode = image.mirror_image_get_info(), image.mirror_image_get_mode()
+        image_id = image.id()
+    snapshot = mode == rbd.RBD_MIRROR_IMAGE_MODE_SNAPSHOT
+    entry = _text(info["global_id"]) + bytes(
+        (_IMAGE_DISABLING, _SNAPSHOT_MODE if snapshot else _JOURNAL_MODE)
+    )
+    # version 2, readable from version 1 on, length
+    request = _text(image_id) + struct.pack("<BBI", 2, 1, len(entry)) + entry
+    with site.site.ioctx() as ioctx:
+        ioctx.execute("rbd_mirroring", "rbd", "mirror_image_set", request)
+    require(not site.mirrored(volume), "an image that reads disabling", "one that is enabled")
+
+
+def _text(text: str) -> bytes:
+    return struct.pack("<I", len(text)) + text.encode()
+
+
+def _parent(site: SiteUnderTest, volume: Volume) -> str:
+    with site.image(volume) as image:
         try:
-            image.parent_id()
+            return image.get_parent_image_spec()["image_name"]
         except rbd.ImageNotFound:
-            return False
-    return True
+            return ""
+
+
+def _tasks(site: SiteUnderTest, volume: Volume) -> list[str]:
+    """List the manager's tasks on an image."""
+    tasks = json.loads(site.site.ceph("rbd", "task", "list", "--format", "json"))
+    return [each["message"] for each in tasks if volume.image in each["message"]]
+
+
+def _newest_snapshot(site: SiteUnderTest, volume: Volume) -> int:
+    return max((int(each["id"]) for each in site.mirror_snapshots(volume)), default=0)
