@@ -179,13 +179,28 @@ def features_missing(stage: Stage) -> None:
     """An image of format 1 can never have them: FAILED_PRECONDITION naming what is missing."""
     name = str(uuid.uuid4())
     volume = Volume(handle=handle_of(stage.here.site, name), uuid=name, image=f"csi-vol-{name}")
+    with stage.here.site.ioctx() as ioctx:
+        ioctx.write_full(f"{volume.image}.rbd", _header_of_format_1())
     try:
-        with stage.here.site.ioctx() as ioctx:
-            rbd.RBD().create(ioctx, volume.image, SIZE, old_format=True)
+        with stage.here.image(volume) as image:
+            features = image.features()
     except rbd.Error as exc:
-        raise SkippedError("this Ceph release makes no images of format 1 any more") from exc
+        raise SkippedError("this Ceph release opens no images of format 1 any more") from exc
+    require(features == 0, "an image without features", features)
     refused = stage.here.client.enable(volume.handle, mirroringMode=stage.mode)
     expect(refused, "FAILED_PRECONDITION", saying=("exclusive-lock",))
+
+
+def _header_of_format_1() -> bytes:
+    """Return what releases before 2012 kept of an image: librbd still opens it, makes none."""
+    return struct.pack(
+        "<40s24s4s8s4BQQIIQ",
+        b"<<< Rados Block Device Image >>>\n",
+        f"rb.0.{uuid.uuid4().hex[:8]}".encode(),
+        *(b"RBD", b"001.005"),
+        *(22, 0, 0, 0),
+        *(SIZE, 0, 0, 0, 0),
+    )
 
 
 # --- clones ----------------------------------------------------------------------------------

@@ -10,7 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import grpc
+
+from csi_addons_conformance._proto import identity_pb2
 from csi_addons_conformance._proto import replication_pb2 as pb
 from csi_addons_conformance.case import (
     SNAPSHOT,
@@ -24,6 +28,7 @@ from csi_addons_conformance.case import (
 )
 from csi_addons_conformance.client import METHODS, source
 from csi_addons_conformance.stage import Stage
+from lab import Volume
 
 _OWN_BOUND = 75
 """Seconds in which any driver must have answered, whatever Ceph does."""
@@ -281,6 +286,381 @@ def grpcurl(stage: Stage) -> None:
     require(stage.here.mirrored(volume), "a mirrored image", "none")
     health = _grpcurl(stage, "grpc.health.v1.Health/Check")
     require(json.loads(health) == {"status": "SERVING"}, "SERVING", health)
+
+
+@case(
+    "frame/key-not-borrowed",
+    kind=Kind.SAFETY,
+    row="Cephx refuses the secrets → UNAUTHENTICATED; connections are kept and shared per "
+    "(monitors, user, key)",
+    modes=SNAPSHOT,
+)
+def key_not_borrowed(stage: Stage) -> None:
+    """After good calls of the same user, a wrong key is refused by every call, and not shown."""
+    volume, good = stage.enabled(), stage.here.client.secrets
+    call = stage.here.client.call
+    for method in METHODS:
+        answer = call(method, volume.handle, secrets=good | {"userKey": _WRONG_KEY})
+        expect(answer, "UNAUTHENTICATED")
+        require(_WRONG_KEY not in answer.message, "a text without the key", answer)
+        require(answer.reason, "a reason token", answer)
+    require(stage.here.primary(volume), "an untouched volume", "one that is not primary")
+    expect(stage.here.client.destination(volume.handle), "OK")
+
+
+@case(
+    "frame/caps-elsewhere",
+    kind=Kind.SAFETY,
+    row="A refused permission is never NOT_FOUND",
+    modes=SNAPSHOT,
+)
+def caps_elsewhere(stage: Stage) -> None:
+    """A user with rights to another pool alone is PERMISSION_DENIED, whether it exists or not."""
+    volume = stage.enabled()
+    user = _user(
+        stage, "elsewhere", mon="profile rbd", osd="profile rbd pool=elsewhere", mgr="profile rbd"
+    )
+    absent = volume.handle.replace(volume.uuid, str(uuid4()))
+    for method in METHODS:
+        for handle in (volume.handle, absent):
+            answer = stage.here.client.call(method, handle, secrets=user)
+            expect(answer, "PERMISSION_DENIED", saying=("osd",))
+    require(stage.here.mirrored(volume), "an untouched volume", "one that is not mirrored")
+
+
+@case(
+    "frame/caps-of-the-manager",
+    kind=Kind.CONTRACT,
+    row="Cephx accepts, but the caps do not allow the operation → PERMISSION_DENIED, naming the "
+    "missing cap",
+    modes=SNAPSHOT,
+)
+def caps_of_the_manager(stage: Stage) -> None:
+    """A schedule asked for by a user without a cap for the mgr is refused, naming mgr."""
+    volume = stage.volume()
+    user = _user(stage, "no-mgr", mon="profile rbd", osd="profile rbd")
+    answer = stage.here.client.call(
+        "EnableVolumeReplication",
+        volume.handle,
+        secrets=user,
+        parameters={"schedulingInterval": "5m"},
+    )
+    expect(answer, "PERMISSION_DENIED", saying=("mgr",))
+
+
+def _user(stage: Stage, name: str, **caps: str) -> dict[str, str]:
+    words = [word for cap in caps.items() for word in cap]
+    key = stage.here.site.ceph("auth", "get-or-create-key", f"client.{name}", *words).strip()
+    return {"userID": name, "userKey": key}
+
+
+@case(
+    "frame/parameter-values",
+    kind=Kind.SPEC,
+    row="Malformed parameter value (every bad force, interval, mode…) → INVALID_ARGUMENT, naming "
+    "the field and what is accepted",
+    modes=SNAPSHOT,
+)
+def parameter_values(stage: Stage) -> None:
+    """Each bad value is refused by each call that reads it, with what is accepted instead."""
+    volume = stage.enabled(schedulingInterval="2h")
+    before = stage.here.schedules(volume)
+    for method, name, values in (
+        ("EnableVolumeReplication", "mirroringMode", ("Snapshot", "journal ", "pool", "0")),
+        ("EnableVolumeReplication", "schedulingInterval", _BAD_INTERVALS),
+        ("PromoteVolume", "schedulingInterval", _BAD_INTERVALS),
+        ("EnableVolumeReplication", "flattenMode", ("", "true", "Never", "force ")),
+        ("DisableVolumeReplication", "force", ("", "2", "yes", "tRUE", " true")),
+        ("ResyncVolume", "resyncMode", ("", "never", "Always")),
+    ):
+        for value in values:
+            _refuse_value(stage, volume.handle, method, {name: value}, name)
+    for method in ("EnableVolumeReplication", "PromoteVolume"):
+        for start in ("", "14", "25:00", "14:61", "14:00 PM", "2030-02-30T14:00", "tomorrow"):
+            given = {"schedulingInterval": "1h", "schedulingStartTime": start}
+            _refuse_value(stage, volume.handle, method, given, "schedulingStartTime")
+        alone = {"schedulingStartTime": "14:00"}
+        _refuse_value(stage, volume.handle, method, alone, "schedulingInterval")
+    require(stage.here.schedules(volume) == before, str(before), stage.here.schedules(volume))
+    require(stage.here.mirrored(volume), "an untouched volume", "one that is not mirrored")
+
+
+_BAD_INTERVALS = ("", "m", "-5m", "+5m", "5M", "5 m", "5m ", "5w", "1h30m", "9s", "0h", "0s", "٥m")
+
+
+def _refuse_value(stage: Stage, handle: str, method: str, given: dict[str, str], name: str) -> None:
+    answer = stage.here.client.call(method, handle, parameters=given)
+    expect(answer, "INVALID_ARGUMENT", saying=(name, "accepted"), within=5)
+    require(answer.reason, "a reason token", answer)
+
+
+@case(
+    "frame/unknown-parameters",
+    kind=Kind.SPEC,
+    row="Unknown parameters are logged once and ignored; replication_id is accepted and logged",
+)
+def unknown_parameters(stage: Stage) -> None:
+    """Parameters and a replication_id that mean nothing to the driver change no answer."""
+    volume, client = stage.volume(), stage.here.client
+    strange = {"replication.storage.openshift.io/x": "1", "pool": "", "FORCE": "maybe", "": ""}
+
+    def ask(method: str, **fields: Any) -> Any:
+        return client.call(method, volume.handle, replication_id="vr-1", **fields)
+
+    enable = strange | {"mirroringMode": stage.mode}
+    expect(ask("EnableVolumeReplication", parameters=enable), "OK")
+    require(stage.here.mode(volume) == stage.mode, stage.mode, stage.here.mode(volume))
+    expect(ask("PromoteVolume", parameters=strange), "OK")
+    expect(ask("ResyncVolume", parameters=strange), "FAILED_PRECONDITION")
+    expect(ask("GetVolumeReplicationInfo"), "OK", "NOT_FOUND")
+    settle(lambda: ask("DemoteVolume", parameters=strange))
+    settle(lambda: ask("PromoteVolume", parameters=strange, force=True))
+    expect(ask("DisableVolumeReplication", parameters=strange), "OK")
+
+
+@case(
+    "frame/every-error",
+    kind=Kind.CONTRACT,
+    row="Messages say what was seen; no secrets, no class names, no tracebacks. Attach a stable "
+    "reason token. UNKNOWN never leaves the driver",
+    modes=SNAPSHOT,
+)
+def every_error(stage: Stage) -> None:
+    """Errors of each code have a token, the driver's domain and a text that shows no inside."""
+    volume, client = stage.volume(), stage.here.client
+    absent = volume.handle.replace(volume.uuid, str(uuid4()))
+    group = pb.ReplicationSource(
+        volumegroup=pb.ReplicationSource.VolumeGroupSource(volume_group_id="group")
+    )
+    answers = {
+        "INVALID_ARGUMENT": client.info("no handle"),
+        "UNIMPLEMENTED": client.call("PromoteVolume", "", replication_source=group),
+        "UNAUTHENTICATED": client.call("PromoteVolume", volume.handle, secrets={}),
+        "NOT_FOUND": client.disable(absent),
+        "FAILED_PRECONDITION": client.demote(volume.handle),
+        "UNAVAILABLE": client.enable(volume.handle.replace("site-dr1", "site-xyz")),
+    }
+    domain = client.identity.GetIdentity(identity_pb2.GetIdentityRequest(), timeout=5).name
+    for code, answer in answers.items():
+        expect(answer, code)
+        require(answer.reason, "a reason token", answer)
+        require(answer.domain == domain, f"the domain {domain}", answer.domain)
+        require(len(answer.message) > 10, "a sentence", answer)
+        for inside in (client.secrets["userKey"], "Traceback", "Error(", "object at 0x"):
+            require(inside not in answer.message, f"a text without {inside!r}", answer)
+
+
+@case(
+    "frame/rubbish",
+    kind=Kind.SPEC,
+    row="UNKNOWN never leaves the driver; a malformed field → INVALID_ARGUMENT",
+    modes=SNAPSHOT,
+)
+def rubbish(stage: Stage) -> None:
+    """Bytes that are no request are INVALID_ARGUMENT, and a strange method UNIMPLEMENTED."""
+    for method in METHODS:
+        for raw in (b"\xff\xff\xff", b"\x0a\x05ab", b"\x0a\x02\xff\xfe"):
+            code = _send_raw(stage, method, raw)
+            require(code == "INVALID_ARGUMENT", f"INVALID_ARGUMENT for {raw!r}", code)
+    code = _send_raw(stage, "NoSuchCall", b"")
+    require(code == "UNIMPLEMENTED", "UNIMPLEMENTED for a method that is none", code)
+
+
+@case(
+    "frame/raw-bytes",
+    kind=Kind.SPEC,
+    row="Requests as sidecars sent them before and after the move to replication_source",
+)
+def raw_bytes(stage: Stage) -> None:
+    """Every call, put together byte by byte in both generations, means what it must."""
+    for generation in (_before, _after):
+        volume, secrets = stage.volume(), stage.here.client.secrets
+        for method, expected in (
+            ("EnableVolumeReplication", ("OK",)),
+            ("PromoteVolume", ("OK",)),
+            ("GetVolumeReplicationInfo", ("OK", "NOT_FOUND")),
+            ("ResyncVolume", ("FAILED_PRECONDITION",)),
+            ("DisableVolumeReplication", ("OK",)),
+            ("DemoteVolume", ("FAILED_PRECONDITION",)),
+        ):
+            mode = {"mirroringMode": stage.mode} if method.startswith("Enable") else {}
+            code = _send_raw(stage, method, generation(method, volume.handle, secrets, mode))
+            require(code in expected, f"{' or '.join(expected)} from {method}", code)
+
+
+_FIELDS = {
+    "EnableVolumeReplication": (2, 3, 4, 5),
+    "DisableVolumeReplication": (2, 3, 4, 5),
+    "PromoteVolume": (3, 4, 5, 6),
+    "DemoteVolume": (3, 4, 5, 6),
+    "ResyncVolume": (3, 4, 5, 6),
+    "GetVolumeReplicationInfo": (0, 2, 3, 4),
+}
+"""Numbers of parameters, secrets, replication_id and replication_source; 0 where there is none."""
+
+
+def _before(method: str, handle: str, secrets: dict[str, str], parameters: dict[str, str]) -> bytes:
+    """Put a request together as sidecars did that named the volume in field 1."""
+    of_parameters, of_secrets, of_id, _ = _FIELDS[method]
+    return b"".join(
+        (
+            _field(1, handle.encode()),
+            *(_entry(of_parameters, *each) for each in parameters.items()),
+            *(_entry(of_secrets, *each) for each in secrets.items()),
+            _field(of_id, b"vr-1"),
+        )
+    )
+
+
+def _after(method: str, handle: str, secrets: dict[str, str], parameters: dict[str, str]) -> bytes:
+    """Put a request together as sidecars do now, with a field that comes some day."""
+    of_parameters, of_secrets, _, of_source = _FIELDS[method]
+    return b"".join(
+        (
+            *(_entry(of_parameters, *each) for each in parameters.items()),
+            *(_entry(of_secrets, *each) for each in secrets.items()),
+            _field(of_source, _field(1, _field(1, handle.encode()))),
+            _field(15, b"from the future"),
+        )
+    )
+
+
+def _entry(number: int, key: str, value: str) -> bytes:
+    return _field(number, _field(1, key.encode()) + _field(2, value.encode()))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """Encode one field that has a length: a text or a message."""
+    length, head = len(content), bytes((number << 3 | 2,))
+    digits = b""
+    while length > 0x7F:
+        digits += bytes((length & 0x7F | 0x80,))
+        length >>= 7
+    return head + digits + bytes((length,)) + content
+
+
+def _send_raw(stage: Stage, method: str, request: bytes) -> str:
+    """Send bytes as a sidecar would, with its three minutes; return the code."""
+    send: Any = stage.here.client.channel.unary_unary(f"/replication.Controller/{method}")
+    try:
+        send(request, timeout=180)
+    except grpc.RpcError as error:
+        return str(error.code().name)
+    return "OK"
+
+
+@case(
+    "frame/conflict-named",
+    kind=Kind.CONTRACT,
+    row="Another, different operation on the same image is running → ABORTED, naming it and its "
+    "age; two handles of one image exclude each other; a repeated identical call joins",
+    alone=True,
+)
+def conflict_named(stage: Stage) -> None:
+    """While a promote waits, others are told of it at once, the same joins, reads go on."""
+    volume, client = stage.mirrored(), stage.there.client
+    local = stage.here.client.destination(volume.handle).destination
+    with stage.here.frozen("rbd-mirror"), ThreadPoolExecutor() as executor:
+        first = executor.submit(client.call, "PromoteVolume", volume.handle, timeout=25)
+        time.sleep(3)  # the promote is to have an age
+        require(not first.done(), "a promote that waits", first)
+        expect(client.destination(local), "OK", within=5)
+        for conflicting in (
+            client.demote(local),
+            client.promote(local, force=True),
+            client.disable(local),
+            client.enable(local, mirroringMode=stage.mode),
+        ):
+            expect(conflicting, "ABORTED", saying=("promote", " s"), within=5)
+        joined = client.call("PromoteVolume", local, timeout=60)
+        ended = first.result()
+        require(ended.code == joined.code, "the same answer for both", f"{ended}; {joined}")
+        require(joined.seconds < ended.seconds, "an end with the first", f"{ended}; {joined}")
+    require(stage.here.primary(volume), "dr1 primary as before", "a secondary")
+    require(not stage.there.primary(volume), "dr2 secondary as before", "a primary")
+
+
+@case(
+    "frame/abandoned-operation",
+    kind=Kind.SAFETY,
+    row="The caller's deadline ends while Ceph is still working → DEADLINE_EXCEEDED; operations "
+    "outlive calls; the next call reads the state from the image and converges",
+    alone=True,
+)
+def abandoned_operation(stage: Stage) -> None:
+    """With the OSD frozen an Enable ends with its caller's deadline; thawed, it converges."""
+    volume = stage.volume()
+    enable = partial(
+        stage.here.client.call,
+        "EnableVolumeReplication",
+        volume.handle,
+        parameters={"mirroringMode": stage.mode},
+    )
+    with stage.here.frozen("osd"):
+        expect(enable(timeout=6), "DEADLINE_EXCEEDED", "UNAVAILABLE", "ABORTED", within=7)
+        expect(stage.here.client.probe(), "OK", within=1)
+    settle(enable)
+    require(stage.here.mode(volume) == stage.mode, stage.mode, stage.here.mode(volume))
+
+
+@case(
+    "frame/too-many-calls",
+    kind=Kind.CONTRACT,
+    row="The limit of concurrent calls (per cluster, or in all) is reached → RESOURCE_EXHAUSTED, "
+    "at once; Identity and health never queue behind storage",
+    modes=SNAPSHOT,
+    alone=True,
+)
+def too_many_calls(stage: Stage) -> None:
+    """Of 200 calls to a frozen cluster the surplus is refused at once; Probe is as quick."""
+    volume = stage.enabled()
+    ask = partial(stage.here.client.call, "GetVolumeReplicationInfo", volume.handle, timeout=15)
+    with stage.here.frozen("osd"), ThreadPoolExecutor(200) as executor:
+        calls = [executor.submit(ask) for _ in range(200)]
+        poll(lambda: any(each.done() for each in calls), seconds=10, what="an answer at once")
+        expect(stage.here.client.probe(), "OK", within=2)
+        answers = [each.result() for each in calls]
+    refused = [each for each in answers if each.code == "RESOURCE_EXHAUSTED"]
+    require(refused, "RESOURCE_EXHAUSTED for some", answers[0])
+    for answer in refused:
+        expect(answer, "RESOURCE_EXHAUSTED", within=5)
+        require(answer.reason, "a reason token", answer)
+    stage.say(f"{len(refused)} of {len(answers)} refused")
+    settle(lambda: stage.here.client.destination(volume.handle))
+
+
+@case(
+    "frame/blocklisted",
+    kind=Kind.CONTRACT,
+    row="Client blocklisted → UNAVAILABLE (after one reconnect)",
+    modes=SNAPSHOT,
+    alone=True,
+)
+def blocklisted(stage: Stage) -> None:
+    """A driver whose client the cluster fenced connects anew: at worst UNAVAILABLE, then OK."""
+    first, second, client = stage.mirrored(), stage.volume(), stage.here.client
+    daemons = _watchers(stage, first)
+    with ThreadPoolExecutor() as executor:
+        enabling = executor.submit(client.enable, second.handle, mirroringMode="journal")
+        opened = poll(
+            lambda: _watchers(stage, second) - daemons,
+            seconds=20,
+            what="the driver's client on the image",
+            every=0.01,
+        )
+        for address in opened:
+            stage.here.site.ceph("osd", "blocklist", "add", address, "60")
+        expect(enabling.result(), "OK", "UNAVAILABLE", within=_OWN_BOUND)
+    stage.say(f"fenced {', '.join(sorted(opened))}")
+    expect(client.enable(second.handle, mirroringMode="journal"), "OK", "UNAVAILABLE")
+    settle(lambda: client.enable(second.handle, mirroringMode="journal"), seconds=30)
+    settle(lambda: client.disable(first.handle), seconds=30)
+
+
+def _watchers(stage: Stage, volume: Volume) -> set[str]:
+    """Return the addresses of those that have the image open for writing, or replay it."""
+    with stage.here.image(volume) as image:
+        return {each["addr"] for each in image.watchers_list()}
 
 
 def _grpcurl(stage: Stage, target: str, request: str = "") -> str:

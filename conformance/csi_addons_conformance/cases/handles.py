@@ -309,10 +309,10 @@ def broken_files(stage: Stage) -> None:
     client, volume = stage.here.client, stage.volume()
     handle = handle_of(stage.there.site, volume.uuid)
     expect(client.enable(handle), "OK")
-    for name in (_CONFIG, _MAPPING):
+    for name, wrong in ((_CONFIG, "clusterID"), (_MAPPING, "clusterIDMapping")):
         path = stage.here.site.config_dir / name
         good = path.read_text()
-        for text in (good[: len(good) // 2], "", "{}", '[{"clusterID": 5}]', "\0"):
+        for text in (good[: len(good) // 2], "", "{}", f'[{{"{wrong}": 5}}]', "\0"):
             logged = _log(stage.here)
             path.write_text(text)
             try:
@@ -491,9 +491,9 @@ def dead_candidate(stage: Stage) -> None:
     alone=True,
 )
 def monitor_down(stage: Stage) -> None:
-    """Without the monitor Disable and Info of an absent volume are UNAVAILABLE."""
+    """With the cluster dead, Disable and Info of an absent volume are UNAVAILABLE."""
     handle = handle_of(stage.here.site, str(uuid.uuid4()))
-    with stage.here.without("mon"):
+    with stage.here.without("mon", "osd"):
         expect(stage.here.client.disable(handle), "UNAVAILABLE", within=75)
         stage.here.restart_driver()
         expect(stage.here.client.info(handle), "UNAVAILABLE", within=75)

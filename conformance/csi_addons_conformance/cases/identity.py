@@ -16,14 +16,27 @@ _SIDECAR_BOUND = 5
 @case(
     "identity/name-and-version",
     kind=Kind.SPEC,
-    row="Identity — name, version, manifest (Ceph client release, build)",
+    row="Identity — name (from --driver-name), version",
     modes=SNAPSHOT,
 )
 def name_and_version(stage: Stage) -> None:
-    """Name and version are there, and the manifest tells build and Ceph client release."""
+    """Name and version are there, and the domain of error reasons is the name."""
     who = stage.here.client.identity.GetIdentity(pb.GetIdentityRequest(), timeout=_SIDECAR_BOUND)
     require(who.name, "a name", who)
     require(who.vendor_version, "a vendor_version", who)
+    refused = stage.here.client.info("no handle")
+    require(refused.domain == who.name, f"the domain {who.name}", refused.domain)
+
+
+@case(
+    "identity/manifest",
+    kind=Kind.CONTRACT,
+    row="Identity — name, version, manifest (Ceph client release, build)",
+    modes=SNAPSHOT,
+)
+def manifest(stage: Stage) -> None:
+    """The manifest tells the build, and the release of the Ceph client, such as 16.2.15."""
+    who = stage.here.client.identity.GetIdentity(pb.GetIdentityRequest(), timeout=_SIDECAR_BOUND)
     require(len(who.manifest) >= 2, "a manifest with build and Ceph client release", who)
     require(all(who.manifest.values()), "a value for each entry of the manifest", who)
     releases = [text for text in who.manifest.values() if re.search(r"\b\d{2}\.\d+\.\d+", text)]

@@ -1,189 +1,352 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PromoteVolume: nothing forced that need not be, nothing early, nothing lost."""
+"""PromoteVolume."""
 
 import os
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import TypeVar
 
-from csi_addons_conformance.case import Kind, SkippedError, case, expect, poll, require, settle
+import rbd
+
+from csi_addons_conformance.case import SNAPSHOT, Kind, case, expect, poll, require, settle
+from csi_addons_conformance.sites import SiteUnderTest
 from csi_addons_conformance.stage import Stage
 from lab import Volume
 
-MIB = 1 << 20
+_T = TypeVar("_T")
+_BLOCK = 64 << 10
+_BIG = 192 << 20
+"""Bytes of a volume whose first copy takes long enough to be interrupted."""
+
+
+# --- nothing to wait for ---------------------------------------------------------------------
 
 
 @case(
-    "promote/planned-failover",
-    kind=Kind.SAFETY,
-    row="the last data is still coming → wait inside the call, then ABORTED; a planned failover is "
-    "never forced and loses nothing, however soon after Demote's OK the promote arrives",
+    "promote/not-enabled",
+    kind=Kind.SPEC,
+    row="Not enabled → FAILED_PRECONDITION",
+    modes=SNAPSHOT,
 )
-def planned_failover(stage: Stage) -> None:
-    """Promoted at once after the demotion, unforced: OK or ABORTED, and every byte is there."""
-    volume = stage.mirrored()
-    sites = [stage.here, stage.there]
-    for number in range(4):
-        old, new = sites[number % 2], sites[(number + 1) % 2]
-        old.write(volume, os.urandom(MIB), offset=number * MIB)
-        written = old.checksum(volume)
-        stage.move(old, new, volume)
-        require(new.checksum(volume) == written, f"checksum {written}", new.checksum(volume))
+def not_enabled(stage: Stage) -> None:
+    """A volume that is not mirrored is refused, with or without force, and stays so."""
+    volume = stage.volume()
+    for force in (False, True):
+        expect(stage.here.client.promote(volume.handle, force=force), "FAILED_PRECONDITION")
+    require(not stage.here.mirrored(volume), "a volume that is not mirrored", "a mirrored one")
 
 
 @case(
     "promote/already-primary",
     kind=Kind.SPEC,
-    row="already primary → OK",
+    row="Already primary → OK",
 )
 def already_primary(stage: Stage) -> None:
-    """OK, with and without force."""
-    volume = stage.enabled()
+    """A primary is OK at once, with or without force, and nothing changes."""
+    volume = stage.mirrored()
+    before = len(stage.here.mirror_snapshots(volume))
     for force in (False, True):
-        expect(stage.here.client.promote(volume.handle, force=force), "OK")
+        expect(stage.here.client.promote(volume.handle, force=force), "OK", within=10)
+    after = len(stage.here.mirror_snapshots(volume))
+    require(after == before, f"the {before} mirror snapshots there were", after)
+    require(stage.there.state(volume) == "up+replaying", "a copy that follows", "another state")
 
 
 @case(
-    "promote/peer-is-primary",
+    "promote/peer-primary",
     kind=Kind.SPEC,
-    row="librbd refuses, a fresh status says the peer is primary → FAILED_PRECONDITION",
+    row="librbd refuses, a fresh status says the peer is primary → FAILED_PRECONDITION: demote it, "
+    "or force",
 )
-def peer_is_primary(stage: Stage) -> None:
-    """FAILED_PRECONDITION, and the image stays secondary."""
+def peer_primary(stage: Stage) -> None:
+    """While the peer is primary the copy is refused, and stays a copy that follows."""
     volume = stage.mirrored()
     settle(lambda: stage.there.client.promote(volume.handle), "FAILED_PRECONDITION")
     require(not stage.there.primary(volume), "a secondary", "a primary")
+    require(stage.here.primary(volume), "dr1 stays primary", "it does not")
+    require(stage.there.state(volume) == "up+replaying", "a copy that follows", "another state")
+
+
+@case(
+    "promote/forced",
+    kind=Kind.SPEC,
+    row="force=true: promote; transient EBUSY or EROFS (rbd-mirror lets go of the image) is "
+    "retried within the deadline; OK only after a fresh read shows primary",
+)
+def forced(stage: Stage) -> None:
+    """Force makes a copy that is being replayed primary, whole and writable."""
+    data = os.urandom(_BLOCK)
+    volume = stage.mirrored(data=data)
+    settle(lambda: stage.there.client.promote(volume.handle, force=True))
+    require(stage.there.primary(volume), "a primary", "a secondary")
+    require(stage.there.read(volume, len(data)) == data, "the data", "other data")
+    poll(
+        lambda: accepts(stage.there, volume, b"written", _BLOCK),
+        seconds=60,
+        what="the promoted image takes a write",
+    )
+    expect(stage.there.client.promote(volume.handle), "OK")
+
+
+# --- the last data ---------------------------------------------------------------------------
+
+
+@case(
+    "promote/planned",
+    kind=Kind.SAFETY,
+    row="librbd refuses (EBUSY, EROFS), the last data is still coming → wait. A planned failover "
+    "is never forced and loses nothing, however soon after Demote's OK the promote arrives, and "
+    "however fast volumes are moved back and forth",
+)
+def planned(stage: Stage) -> None:
+    """Four moves without a pause: never a word that asks for force, and every byte is there."""
+    volume = stage.mirrored()
+    sites = [stage.here, stage.there]
+    for number in range(4):
+        old, new = sites[number % 2], sites[(number + 1) % 2]
+        old.write(volume, os.urandom(1 << 20), number << 20)
+        written = old.checksum(volume)
+        stage.move(old, new, volume)
+        require(new.primary(volume), f"{new.name} is primary", "it is not")
+        require(not old.primary(volume), f"{old.name} is secondary", "it is not")
+        came = new.checksum(volume)
+        require(came == written, f"every byte on {new.name} after move {number + 1}", "other data")
 
 
 @case(
     "promote/last-primary",
     kind=Kind.SAFETY,
-    row="this site was the last primary it knows of: wait until both sides read up+unknown in "
-    "statuses written at least one state-check interval after the call began, then promote",
+    row="This site was the last primary it knows of: librbd accepts, and that proves nothing; a "
+    "peer up → wait until both sides read up+unknown in statuses written at least one state-check "
+    "interval after the call began, then promote",
 )
 def last_primary(stage: Stage) -> None:
-    """Demoted and promoted on one site: not before every site has looked again, then OK."""
-    volume = stage.mirrored(data=b"first")
-    settle(lambda: stage.here.client.demote(volume.handle))
-    answer = settle(lambda: stage.here.client.promote(volume.handle))
-    require(answer.seconds >= stage.check_interval, f"{stage.check_interval} s at least", answer)
-    require(stage.here.read(volume, 5) == b"first", "the data", "other data")
-
-
-@case(
-    "promote/stale-history",
-    kind=Kind.SAFETY,
-    row="the peer may have been promoted, written and demoted since, and its data would be lost",
-)
-def stale_history(stage: Stage) -> None:
-    """Written on dr2 meanwhile and demoted there: dr1 is not promoted without that data."""
+    """What a peer wrote in between is there, though librbd would promote at once without it."""
     volume = stage.mirrored()
     stage.move(stage.here, stage.there, volume)
-    stage.there.write(volume, b"newest", offset=MIB)
-    settle(lambda: stage.there.client.demote(volume.handle))
+    written = os.urandom(_BLOCK)
+    stage.there.write(volume, written, _BLOCK)
+    stage.move(stage.there, stage.here, volume)
+    came = stage.here.read(volume, _BLOCK, _BLOCK)
+    require(came == written, "what dr2 wrote while it was primary", "other data on dr1")
+    state = stage.there.state(volume)
+    require(state != "up+error", "no split-brain on dr2", state)
+
+
+@case(
+    "promote/last-primary-undisturbed",
+    kind=Kind.CONTRACT,
+    row="This site was the last primary it knows of; a peer up → wait until both sides read "
+    "up+unknown in statuses written at least one state-check interval after the call began",
+)
+def last_primary_undisturbed(stage: Stage) -> None:
+    """Nobody was primary in between: not promoted before one state check, then OK."""
+    data = os.urandom(_BLOCK)
+    volume = stage.mirrored(data=data)
+    settle(lambda: stage.here.client.demote(volume.handle))
+    began = time.monotonic()
     settle(lambda: stage.here.client.promote(volume.handle))
-    require(stage.here.read(volume, 6, MIB) == b"newest", "the newest data", "older data")
+    took = time.monotonic() - began
+    require(took >= stage.check_interval, f"OK after {stage.check_interval} s or more", took)
+    require(stage.here.read(volume, len(data)) == data, "the data", "other data")
+    poll(
+        lambda: stage.there.state(volume) == "up+replaying",
+        seconds=90,
+        what="the copy on dr2 follows again",
+    )
 
 
-@case(
-    "promote/force",
-    kind=Kind.SPEC,
-    row="force=true: promote; OK only after a fresh read shows primary",
-)
-def force(stage: Stage) -> None:
-    """A secondary of a live primary becomes primary by force, with the data that it had."""
-    volume = stage.mirrored(data=b"first")
-    settle(lambda: stage.there.client.promote(volume.handle, force=True))
-    require(stage.there.primary(volume), "a primary", "a secondary")
-    require(stage.there.read(volume, 5) == b"first", "the data", "other data")
-
-
-@case(
-    "promote/half-copied",
-    kind=Kind.SAFETY,
-    row="being created, or the first sync not complete → ABORTED with progress while the peer is "
-    "up, else FAILED_PRECONDITION; force meets the same refusal",
-    alone=True,
-)
-def half_copied(stage: Stage) -> None:
-    """A half copied image is never promoted, by force neither; without a peer it is refused."""
-    volume = _half_copied(stage)
-    promote = stage.there.client.promote
-    for forced in (False, True):
-        expect(promote(volume.handle, force=forced), "ABORTED", "FAILED_PRECONDITION")
-    with stage.here.without("rbd-mirror"):
-        settle(lambda: promote(volume.handle, force=True), "FAILED_PRECONDITION")
-    require(not stage.there.primary(volume), "a secondary", "a primary")
-    stage.there.site.start("rbd-mirror")
-
-
-def _half_copied(stage: Stage) -> Volume:
-    """Make a copy on dr2 that its rbd-mirror could not complete, and leave that daemon dead."""
-    volume = stage.volume(size=512 * MIB)
-    for offset in range(0, 512 * MIB, 32 * MIB):
-        stage.here.write(volume, os.urandom(32 * MIB), offset=offset)
-    expect(stage.here.client.enable(volume.handle, mirroringMode=stage.mode), "OK")
-    poll(lambda: stage.there.exists(volume), seconds=60, what="the copy on dr2 begins", every=0.05)
-    stage.there.site.kill("rbd-mirror")
-    if stage.there.checksum(volume) == stage.here.checksum(volume):
-        stage.there.site.start("rbd-mirror")
-        raise SkippedError("the whole copy was made before rbd-mirror could be stopped")
-    return volume
+# --- daemons that are down -------------------------------------------------------------------
 
 
 @case(
     "promote/local-daemon-down",
     kind=Kind.SAFETY,
-    row="peer up and demoted, local rbd-mirror down → UNAVAILABLE, naming the daemon; so where "
-    "this site was primary last, and for Resync; Disable of such a secondary needs force",
+    row="Peer up and demoted, local rbd-mirror down or stale → UNAVAILABLE, naming the daemon: the "
+    "last data cannot arrive, and force would lose it; this site was the last primary, local "
+    "rbd-mirror down or stale → UNAVAILABLE",
     alone=True,
 )
 def local_daemon_down(stage: Stage) -> None:
-    """UNAVAILABLE as long as dr2's rbd-mirror is dead, then OK with all data; nothing forced."""
-    with ThreadPoolExecutor() as executor:
-        coming, last = executor.map(lambda _: stage.mirrored(), range(2))
+    """Both are UNAVAILABLE, naming rbd-mirror, and OK with all data once it is back."""
+    pending, last = together(stage.mirrored, stage.mirrored)
     stage.move(stage.here, stage.there, last)
-    stage.there.write(last, b"newest")
-    stage.here.write(coming, b"newest")
     settle(lambda: stage.there.client.demote(last.handle))
-    there = stage.there.client
+    data = os.urandom(_BLOCK)
+    client = stage.there.client
     with stage.there.without("rbd-mirror"):
-        settle(lambda: stage.here.client.demote(coming.handle))
-        for call in (there.promote, there.resync):
-            for volume in (coming, last):
-                settle(partial(call, volume.handle), "UNAVAILABLE", saying=("rbd-mirror",))
-        expect(there.disable(coming.handle), "FAILED_PRECONDITION")
-    for volume in (coming, last):
-        settle(partial(there.promote, volume.handle))
-        require(stage.there.read(volume, 6) == b"newest", "the newest data", "older data")
+        stage.here.write(pending, data)
+        settle(lambda: stage.here.client.demote(pending.handle))
+        for volume in (pending, last):
+            refused = partial(client.promote, volume.handle)
+            settle(refused, "UNAVAILABLE", saying=("rbd-mirror",))
+        for volume in (pending, last):
+            require(not stage.there.primary(volume), "a secondary", "a primary")
+    for volume in (pending, last):
+        settle(partial(client.promote, volume.handle))
+    require(stage.there.read(pending, _BLOCK) == data, "the last data", "other data")
 
 
 @case(
-    "promote/peer-daemon-down",
+    "promote/no-peer-up",
     kind=Kind.SPEC,
-    row="no peer up → FAILED_PRECONDITION: force is the legitimate next step; Demote with no peer "
-    "up → demote; info → DEGRADED with a daemon down",
+    row="librbd refuses, no peer up (down, stale, never heard of) → FAILED_PRECONDITION at once: "
+    "force is the legitimate next step; this site was the last primary, no peer up → "
+    "FAILED_PRECONDITION; the last data is still coming, whatever the peer's daemon is → wait",
     alone=True,
 )
-def peer_daemon_down(stage: Stage) -> None:
-    """With dr1's rbd-mirror dead dr2 is told to force, may demote, and its info is DEGRADED."""
-    with ThreadPoolExecutor() as executor:
-        following, last, primary = executor.map(lambda _: stage.mirrored(), range(3))
-    for volume in (last, primary):
-        stage.move(stage.here, stage.there, volume)
-        poll(partial(_told, stage, volume), seconds=90, what="dr1 follows dr2")
+def no_peer_up(stage: Stage) -> None:
+    """Two are refused, at once when it is known; what can still arrive is waited for."""
+    refused, last, coming = together(stage.mirrored, stage.mirrored, stage.mirrored)
+    stage.move(stage.here, stage.there, last)
     settle(lambda: stage.there.client.demote(last.handle))
-    there = stage.there.client
+    client, data = stage.there.client, os.urandom(_BLOCK)
     with stage.here.without("rbd-mirror"):
-        for volume in (following, last):
-            settle(partial(there.promote, volume.handle), "FAILED_PRECONDITION")
-        poll(lambda: _degraded(stage, primary), seconds=60, what="info on dr2 is DEGRADED")
-        settle(lambda: there.demote(primary.handle))
+        stage.here.write(coming, data)
+        settle(lambda: stage.here.client.demote(coming.handle))
+        settle(lambda: client.promote(coming.handle))
+        require(stage.there.read(coming, _BLOCK) == data, "the last data", "other data")
+        poll(lambda: not peer_up(stage.there, refused), seconds=60, what="dr1 reads down on dr2")
+        expect(client.promote(refused.handle), "FAILED_PRECONDITION", within=15)
+        settle(lambda: client.promote(last.handle), "FAILED_PRECONDITION")
+        for volume in (refused, last):
+            require(not stage.there.primary(volume), "a secondary", "a primary")
 
 
-def _told(stage: Stage, volume: Volume) -> bool:
-    return stage.there.client.info(volume.handle).code == "OK"
+@case(
+    "promote/peer-cluster-gone",
+    kind=Kind.CONTRACT,
+    row="librbd refuses, a peer is up but for 90 s fresh statuses say neither primary nor demoted "
+    "(its cluster is gone, its daemon lives) → FAILED_PRECONDITION naming it (until then ABORTED)",
+    alone=True,
+)
+def peer_cluster_gone(stage: Stage) -> None:
+    """With the peer's cluster dead, and not its rbd-mirror, force is offered in the end."""
+    data = os.urandom(_BLOCK)
+    volume = stage.mirrored(data=data)
+    with stage.here.without("osd", "mgr", "mon"):
+        client = stage.there.client
+        refused = settle(lambda: client.promote(volume.handle), "FAILED_PRECONDITION", seconds=240)
+        stage.say(refused.message)
+        require(not stage.there.primary(volume), "a secondary", "a primary")
+        insist(stage, stage.there, volume)
+        require(stage.there.read(volume, _BLOCK) == data, "the data", "other data")
 
 
-def _degraded(stage: Stage, volume: Volume) -> bool:
-    answer = stage.there.client.info(volume.handle)
-    return answer.code == "OK" and answer.response.status == answer.response.DEGRADED
+@case(
+    "promote/last-data-lost",
+    kind=Kind.SAFETY,
+    row="The last data is still coming (peer demoted), whatever the peer's daemon is → wait; 60 s "
+    "without progress and no peer up → FAILED_PRECONDITION",
+    alone=True,
+)
+def last_data_lost(stage: Stage) -> None:
+    """A site that dies with its last data: force is offered in the end; back again, all is OK."""
+    volume, data = stage.mirrored(), os.urandom(_BLOCK)
+    client = stage.there.client
+    with stage.there.without("rbd-mirror"):
+        stage.here.write(volume, data)
+        settle(lambda: stage.here.client.demote(volume.handle))
+        stage.here.site.kill()
+    try:
+        settle(lambda: client.promote(volume.handle), "FAILED_PRECONDITION", seconds=240)
+        require(not stage.there.primary(volume), "a secondary", "a primary")
+    finally:
+        stage.here.site.start()
+    settle(lambda: client.promote(volume.handle), seconds=240)
+    require(stage.there.read(volume, _BLOCK) == data, "the last data", "other data")
+
+
+@case(
+    "promote/first-sync",
+    kind=Kind.SAFETY,
+    row="Being created, or the first sync not complete → ABORTED with progress while the peer is "
+    "up, else FAILED_PRECONDITION: no complete copy exists here. force meets the same refusal",
+    alone=True,
+)
+def first_sync(stage: Stage) -> None:
+    """Half a copy is never promoted: ABORTED beside a live peer, FAILED_PRECONDITION without."""
+    volume = stage.volume(size=_BIG)
+    _fill(stage.here, volume)
+    expect(stage.here.client.enable(volume.handle, mirroringMode=stage.mode), "OK")
+    _await_image(stage.there, volume)
+    with stage.there.without("rbd-mirror"):
+        poll(lambda: peer_up(stage.there, volume), seconds=60, what="dr1 reads up on dr2")
+        _require_refused(stage, volume, "ABORTED")
+        with stage.here.without("rbd-mirror"):
+            poll(lambda: not peer_up(stage.there, volume), seconds=60, what="dr1 reads down")
+            _require_refused(stage, volume, "FAILED_PRECONDITION")
+    stage.await_copy(volume)
+    written = stage.here.checksum(volume)
+    stage.move(stage.here, stage.there, volume)
+    require(stage.there.checksum(volume) == written, "every byte on dr2", "other data")
+
+
+def _require_refused(stage: Stage, volume: Volume, code: str) -> None:
+    for force in (False, True):
+        expect(stage.there.client.promote(volume.handle, force=force), code)
+        require(not stage.there.primary(volume), "a secondary", "a primary")
+
+
+def _fill(site: SiteUnderTest, volume: Volume) -> None:
+    """Write the whole image, so that its first copy takes a while."""
+    chunk = os.urandom(4 << 20)
+    with site.image(volume, writing=True) as image:
+        for offset in range(0, image.size(), len(chunk)):
+            image.write(chunk, offset)
+        image.flush()
+
+
+def _await_image(site: SiteUnderTest, volume: Volume) -> None:
+    """Wait for the image to appear, and no moment longer."""
+    with site.site.ioctx() as ioctx:
+        poll(
+            lambda: volume.image in rbd.RBD().list(ioctx),
+            seconds=90,
+            what="the first copy has begun",
+            every=0.02,
+        )
+
+
+# --- what other modules need, too ------------------------------------------------------------
+
+
+def peer_up(site: SiteUnderTest, volume: Volume) -> bool:
+    """Tell whether a site's status of the peer reads up."""
+    peers = site.mirror_status(volume).get("peer_sites", ())
+    return any(str(peer["state"]).startswith("up+") for peer in peers)
+
+
+def accepts(site: SiteUnderTest, volume: Volume, data: bytes, offset: int) -> bool:
+    """Write, unless the lock of a dead or hanging rbd-mirror still stands."""
+    try:
+        site.write(volume, data, offset)
+    except rbd.ReadOnlyImage:
+        return False
+    return True
+
+
+def insist(stage: Stage, site: SiteUnderTest, volume: Volume) -> None:
+    """Promote by force while the peer's site is lost.
+
+    rbd-mirror may hang on the lost peer with the exclusive lock in its hands; that is its own
+    fault, and a restart of it the way out.
+    """
+    for _ in range(6):
+        answer = site.client.promote(volume.handle, force=True)
+        expect(answer, "OK", "ABORTED", "UNAVAILABLE")
+        if answer.code == "OK":
+            break
+        stage.say(f"rbd-mirror of {site.name} restarted after: {answer}")
+        with site.without("rbd-mirror"):
+            pass
+    expect(answer, "OK")
+    require(site.primary(volume), "a primary", "a secondary")
+
+
+def together(*makers: Callable[[], _T]) -> list[_T]:
+    """Make several things side by side: each waits for rbd-mirror most of the time."""
+    with ThreadPoolExecutor(len(makers)) as executor:
+        return [each.result() for each in [executor.submit(make) for make in makers]]

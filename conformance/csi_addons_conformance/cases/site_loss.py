@@ -3,64 +3,78 @@
 
 import os
 
-import rbd
-
 from csi_addons_conformance.case import Kind, case, expect, poll, require, settle
-from csi_addons_conformance.cases.resync import _await_split, _is_ready, _resync_once
+from csi_addons_conformance.cases.promote import accepts, insist
+from csi_addons_conformance.cases.resync import (
+    await_equal,
+    await_split,
+    checksum_when_ready,
+    recreate_once,
+)
 from csi_addons_conformance.stage import Stage
 from lab import Volume
 
-MIB = 1 << 20
+_REPLICATED, _LATER = b"replicated" * 100, os.urandom(64 << 10)
+_OFFSET = 1 << 20
+_BOUND = 75
+"""Seconds within which a call to a site whose cluster is dead is answered."""
 
 
 @case(
     "site-loss/there-and-back",
     kind=Kind.SAFETY,
-    row="librbd refuses, no peer up → FAILED_PRECONDITION at once: force is the legitimate next "
-    "step; whatever is dead, the answer names the cause; the last good copy is never destroyed",
+    row="No peer up → FAILED_PRECONDITION: force is the legitimate next step; whatever is dead, "
+    "the answer names the cause and the way out; the last good copy is never destroyed",
     alone=True,
 )
 def there_and_back(stage: Stage) -> None:
-    """dr1 dead: dr2 by force; dr1 back: split-brain, resync, failback; no byte of dr2 is lost."""
-    volume = stage.mirrored(data=b"replicated")
+    """dr1 dies, dr2 takes over by force, dr1 is resynced and takes back: no byte is lost."""
+    volume = stage.mirrored(data=_REPLICATED)
     with stage.here.without():
-        settle(lambda: stage.there.client.promote(volume.handle), "FAILED_PRECONDITION")
-        _force(stage, volume)
-        poll(lambda: _takes(stage, volume), seconds=90, what="dr2 takes writes")
-        gone = stage.here.client.demote(volume.handle)
-        expect(gone, "UNAVAILABLE", within=75)
-        require(stage.there.read(volume, 10) == b"replicated", "the data of dr1", "other data")
+        _fail_over(stage, volume)
+    before = stage.there.checksum(volume)
+    stage.here.write(volume, b"a write that nobody may keep", _OFFSET)
     settle(lambda: stage.here.client.demote(volume.handle))
-    _await_split(stage.here, volume)
-    _resync_once(stage.here, volume)
-    stage.there.write(volume, os.urandom(MIB), offset=2 * MIB)
-    expected = stage.there.checksum(volume)
+    await_split(stage.here, volume)
+    recreate_once(stage.here, volume)
+    await_equal(stage, volume)
+    require(stage.there.checksum(volume) == before, "an untouched dr2", "other data")
+    _take_back(stage, volume)
+
+
+def _fail_over(stage: Stage, volume: Volume) -> None:
+    """Take the controller's two steps on dr2, and ask what must not be done, or cannot."""
+    there = stage.there
+    refused = settle(lambda: there.client.promote(volume.handle), "FAILED_PRECONDITION")
+    require(refused.message, "the cause and the way out", "no words")
+    insist(stage, there, volume)
+    require(there.read(volume, len(_REPLICATED)) == _REPLICATED, "the data", "other data")
+    poll(
+        lambda: accepts(there, volume, _LATER, _OFFSET),
+        seconds=90,
+        what="the promoted image takes a write",
+    )
+    if stage.mode == "snapshot":
+        there.take_mirror_snapshot(volume)
+    expect(there.client.promote(volume.handle), "OK")
+    expect(there.client.resync(volume.handle, force=True), "FAILED_PRECONDITION")
+    for call in (stage.here.client.demote, stage.here.client.info, stage.here.client.promote):
+        expect(call(volume.handle), "UNAVAILABLE", within=_BOUND)
+
+
+def _take_back(stage: Stage, volume: Volume) -> None:
+    """Move home as orchestrators do: demoted, ready, promoted."""
+    stage.there.write(volume, b"last word", 2 * _OFFSET)
+    written = stage.there.checksum(volume)
     settle(lambda: stage.there.client.demote(volume.handle))
-    poll(lambda: _is_ready(stage.here, volume), seconds=150, what="ready=true on dr1")
+    came = checksum_when_ready(stage.here, volume)
+    require(came == written, "every byte of dr2 when dr1 is ready", "other data")
+    entry = stage.here.journal_entry(volume, "csi.imageid")
+    require(entry == stage.here.image_id(volume), "csi.imageid of the new image", entry)
     settle(lambda: stage.here.client.promote(volume.handle))
-    found = stage.here.checksum(volume)
-    require(found == expected, f"dr2's checksum {expected}", found)
-
-
-def _force(stage: Stage, volume: Volume) -> None:
-    """Force; in journal mode rbd-mirror may hang on the lost peer with the lock: restart it."""
-
-    def forced() -> bool:
-        answer = stage.there.client.promote(volume.handle, force=True)
-        expect(answer, "OK", "ABORTED")
-        if answer.code == "ABORTED":
-            stage.say("rbd-mirror of dr2 had to be restarted")
-            stage.there.site.kill("rbd-mirror")
-            stage.there.site.start("rbd-mirror")
-        return answer.code == "OK"
-
-    poll(forced, seconds=200, what="the forced promotion is OK")
-
-
-def _takes(stage: Stage, volume: Volume) -> bool:
-    """Write, unless a dead rbd-mirror's lock still stands."""
-    try:
-        stage.there.write(volume, b"after the loss", offset=MIB)
-    except rbd.ReadOnlyImage:
-        return False
-    return True
+    require(stage.here.checksum(volume) == written, "every byte of dr2", "other data")
+    poll(
+        lambda: stage.there.state(volume) == "up+replaying",
+        seconds=90,
+        what="dr2 follows dr1 again",
+    )
