@@ -4,7 +4,7 @@
 TOX := .venv/bin/tox run --quiet -e
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint typing protos drift unit ceph conformance clean
+.PHONY: help setup demo test lint typing protos drift unit ceph conformance drills mutations clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,7 +18,7 @@ demo: setup ## Watch a volume replicate, fail over and survive, on two real Ceph
 test: setup ## Run everything: lint, typing, stubs, unit tests, calls on two real Ceph sites
 	@$(TOX) lint,typing,drift,unit,ceph
 
-lint typing drift unit ceph conformance: setup
+lint typing drift unit ceph conformance drills mutations: setup
 	@$(TOX) $@
 
 lint: ## Style, spelling, import contracts
@@ -27,6 +27,8 @@ drift: ## Are the stubs those of protos/?
 unit: ## Tests that need no Ceph
 ceph: ## The calls on two real Ceph sites
 conformance: ## Every row of the contract, on two real Ceph sites
+drills: ## Data moved back and forth without a pause, site loss, relocation
+mutations: ## Does the conformance suite catch a broken driver?
 
 protos: setup ## Write the stubs of protos/ anew
 	@scripts/protos

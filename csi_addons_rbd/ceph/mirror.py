@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The mirror calls on one image: fulfils ``image.MirroredImage`` with librbd."""
 
+import errno
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -256,11 +257,16 @@ def _name(locker: tuple[str, str, str]) -> str:
 
 
 def _mirror_daemon(image: rbd.Image) -> str | None:
-    """Return the client that this site's rbd-mirror handles the image with."""
+    """Return the client that this site's rbd-mirror handles the image with, if there is one."""
     try:
         return f"client.{image.mirror_image_get_instance_id()}"
     except (rbd.ObjectNotFound, rbd.ImageNotFound, rbd.InvalidArgument):
         return None
+    except rbd.OSError as exc:
+        # as for an rbd-mirror that died while it handled the image
+        if exc.errno is not None and abs(exc.errno) == errno.ESTALE:
+            return None
+        raise
 
 
 def read_record(ioctx: rados.Ioctx, spec: ImageSpec) -> ResyncRecord | None:

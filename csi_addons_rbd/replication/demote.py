@@ -17,7 +17,7 @@ from csi_addons_rbd.replication.info import note_last_sync
 from csi_addons_rbd.replication.notes import SCHEDULE
 from csi_addons_rbd.replication.observations import Observation
 from csi_addons_rbd.replication.operations import Deadline
-from csi_addons_rbd.replication.promote import POLL, Hindsight, Patience
+from csi_addons_rbd.replication.patience import POLL, Hindsight, Patience
 from csi_addons_rbd.replication.sync_info import Role, role, sync_report, text
 
 _PASSING: Final = 5

@@ -27,7 +27,8 @@ from csi_addons_rbd.replication.keeper import SnapshotKeeper
 from csi_addons_rbd.replication.notes import LAST_SYNC, SCHEDULE, wanted_schedule
 from csi_addons_rbd.replication.observations import Observation, Observations
 from csi_addons_rbd.replication.operations import Deadline, Operations
-from csi_addons_rbd.replication.promote import Patience, await_release, promote
+from csi_addons_rbd.replication.patience import Patience
+from csi_addons_rbd.replication.promote import await_release, promote
 from csi_addons_rbd.replication.resync import Resync
 from csi_addons_rbd.replication.scheduling import Scheduler
 from csi_addons_rbd.replication.switching import disable, enable
@@ -104,6 +105,8 @@ class Replicator:
         call: DisableCall,
         observation: Observation,
     ) -> None:
+        if view.state is MirrorState.DISABLED:
+            _require_no_recreation(image)
         standing = wanted_schedule(image.notes())
 
         def clear() -> None:
@@ -191,8 +194,20 @@ def _locate(image: MirroredImage) -> Located:
 
 
 def _require_mirrored(image: MirroredImage, view: MirrorView) -> None:
-    if view.state in (MirrorState.DISABLED, MirrorState.DISABLING):
-        raise NotEnabled(f"{image.spec} is not mirrored ({view.state.name.lower()}); enable it")
+    if view.state not in (MirrorState.DISABLED, MirrorState.DISABLING):
+        return
+    _require_no_recreation(image)
+    raise NotEnabled(f"{image.spec} is not mirrored ({view.state.name.lower()}); enable it")
+
+
+def _require_no_recreation(image: MirroredImage) -> None:
+    """Tell an image that is not mirrored from one that a resync is about to delete or fill."""
+    record = image.resync_record()
+    if record is not None and record.sent and not record.done:
+        raise ImageRecreating(
+            f"{image.spec} is being deleted and copied anew by rbd-mirror, as a resync asked for; "
+            "ask again"
+        )
 
 
 def _resync(
@@ -202,7 +217,10 @@ def _resync(
     observation: Observation,
     patience: Patience,
 ) -> Resynced:
-    _require_mirrored(image, view)
+    try:
+        _require_mirrored(image, view)
+    except ImageRecreating:
+        return Resynced(ready=False)
     resync = Resync(image=image, call=call, observation=observation, patience=patience)
     ready = resync.run(view)
     if ready:

@@ -28,13 +28,8 @@ from csi_addons_rbd.replication.image import (
     ResyncRecord,
 )
 from csi_addons_rbd.replication.observations import Observation
-from csi_addons_rbd.replication.promote import (
-    POLL,
-    Hindsight,
-    Patience,
-    all_waiting,
-    last_primary_obstacle,
-)
+from csi_addons_rbd.replication.patience import POLL, Hindsight, Patience
+from csi_addons_rbd.replication.promote import all_waiting, last_primary_obstacle
 from csi_addons_rbd.replication.sync_info import Role, role, sync_report, text
 
 _FRESH: Final = 2

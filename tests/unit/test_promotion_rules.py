@@ -24,7 +24,8 @@ from csi_addons_rbd.replication.image import (
     SiteStatus,
 )
 from csi_addons_rbd.replication.observations import Observation
-from csi_addons_rbd.replication.promote import Hindsight, _Judge, require_complete_copy
+from csi_addons_rbd.replication.patience import Hindsight
+from csi_addons_rbd.replication.promote import _Judge, require_complete_copy
 
 NOW = 1_795_455_300
 SPEC = ImageSpec(cluster="site-dr2", pool="pool", pool_id=2, namespace="", image="csi-vol-1")
