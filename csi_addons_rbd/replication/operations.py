@@ -36,6 +36,10 @@ class Deadline:
         """Seconds left, never negative."""
         return max(0.0, self.moment - time.monotonic())
 
+    def or_after(self, seconds: float) -> Self:
+        """Return this deadline, or the one that many seconds from now if that is sooner."""
+        return type(self)(min(self.moment, time.monotonic() + seconds))
+
     def earlier(self, seconds: float) -> Self:
         """Return the deadline that many seconds before this one."""
         return type(self)(self.moment - seconds)

@@ -17,6 +17,9 @@ class Patience:
     """How long a call waits, and for what; seconds."""
 
     until: Deadline
+    confirmed: Deadline
+    """The same where a status must be newer than the call: it comes with the heartbeat after one
+    state check, and a call that ends just before would begin that wait anew."""
     check_interval: int
     """rbd-mirror's ``rbd_mirror_image_state_check_interval``: a status may lag so much."""
 

@@ -147,7 +147,7 @@ def _await_data(
             if _take_over(image, judge):
                 return
             obstacle = "librbd does not accept yet, rbd-mirror still holds the image"
-        if patience.until.remaining <= 0:
+        if patience.confirmed.remaining <= 0:
             raise DataPending(
                 f"{image.spec} is not promoted yet: {obstacle}; {_local_words(view)}; ask again"
             )

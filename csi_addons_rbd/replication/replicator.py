@@ -69,10 +69,13 @@ class Replicator:
                 return self._operations.run(image.spec, call, work, deadline)
 
     def _patience(self, deadline: Deadline) -> Patience:
-        # a site's own word since the call began comes with the heartbeat after one state check
-        wait = max(self._wait, self._check_interval + _HEARTBEAT)
-        until = min(deadline.earlier(_MARGIN), Deadline.after(wait), key=lambda each: each.moment)
-        return Patience(until=until, check_interval=self._check_interval)
+        longest = deadline.earlier(_MARGIN)
+        heard = max(self._wait, self._check_interval + _HEARTBEAT)
+        return Patience(
+            until=longest.or_after(self._wait),
+            confirmed=longest.or_after(heard),
+            check_interval=self._check_interval,
+        )
 
     def _operate(self, image: MirroredImage, call: Call, patience: Patience) -> Answer:
         observation = self._observations.of(image.spec)
