@@ -4,7 +4,7 @@
 TOX := .venv/bin/tox run --quiet -e
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint typing protos drift unit ceph conformance drills mutations clean
+.PHONY: help setup demo test lint typing protos drift unit ceph conformance drills mutations coverage clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,20 +15,21 @@ setup: ## Install what is missing (Debian packages) and make .venv
 demo: setup ## Watch a volume replicate, fail over and survive, on two real Ceph sites
 	@.venv/bin/python -m demo
 
-test: setup ## Run everything: lint, typing, stubs, unit tests, calls on two real Ceph sites
-	@$(TOX) lint,typing,drift,unit,ceph
+test: setup ## Run lint, typing, stubs, unit tests, and the whole contract on two real Ceph sites
+	@$(TOX) lint,typing,drift,unit,ceph,conformance
 
-lint typing drift unit ceph conformance drills mutations: setup
+lint typing drift unit ceph conformance drills mutations coverage: setup
 	@$(TOX) $@
 
 lint: ## Style, spelling, import contracts
 typing: ## mypy, strict
 drift: ## Are the stubs those of protos/?
 unit: ## Tests that need no Ceph
-ceph: ## The calls on two real Ceph sites
+ceph: ## Workers, processes and leases on two real Ceph sites
 conformance: ## Every row of the contract, on two real Ceph sites
 drills: ## Data moved back and forth without a pause, site loss, relocation
 mutations: ## Does the conformance suite catch a broken driver?
+coverage: ## Which branches of the driver do all tests together take?
 
 protos: setup ## Write the stubs of protos/ anew
 	@scripts/protos

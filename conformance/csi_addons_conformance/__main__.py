@@ -5,6 +5,8 @@ import argparse
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
@@ -31,8 +33,9 @@ def main() -> None:
             console.print(f"{each.name}  [dim]{each.kind}, {', '.join(each.modes)}[/]  {each.row}")
         return
     try:
-        with staged(arguments) as stage:
-            results, seconds = _run(chosen, stage, arguments, console)
+        with ExitStack() as running:
+            stages = _start(_labs(arguments), arguments, running)
+            results, seconds = _run(chosen, stages, arguments, console)
     except LabError as exc:
         sys.exit(f"csi-addons-conformance: {exc}")
     report.show(results, console, seconds)
@@ -44,14 +47,14 @@ def main() -> None:
 
 
 def _run(
-    chosen: list[Case], stage: Stage, arguments: argparse.Namespace, console: Console
+    chosen: list[Case], stages: list[Stage], arguments: argparse.Namespace, console: Console
 ) -> tuple[list[Result], float]:
     """Run the cases, telling of each; return the results in the cases' order, and the seconds."""
     began = time.monotonic()
     results: list[Result] = []
     for result in run_all(
         chosen,
-        stage,
+        stages,
         modes=tuple(arguments.mode or BOTH),
         side_by_side=arguments.side_by_side,
     ):
@@ -60,6 +63,17 @@ def _run(
     order = {each.name: number for number, each in enumerate(chosen)}
     results.sort(key=lambda each: (order[each.case.name], each.mode))
     return results, time.monotonic() - began
+
+
+def _start(labs: int, arguments: argparse.Namespace, running: ExitStack) -> list[Stage]:
+    """Start labs and drivers, all at once."""
+    with ThreadPoolExecutor() as executor:
+        return list(executor.map(lambda _: running.enter_context(staged(arguments)), range(labs)))
+
+
+def _labs(arguments: argparse.Namespace) -> int:
+    """Return how many labs to use: several only where the suite starts them itself."""
+    return 1 if arguments.lab or arguments.site else int(arguments.labs)
 
 
 def _chosen(select: list[str], leave_out: list[str]) -> list[Case]:
@@ -86,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--leave-out", action="append", default=[], metavar="WORD", help="the same, not to be run")
     add("--mode", action="append", choices=BOTH, help="one mode only")
     add("--side-by-side", type=int, default=8, metavar="N", help="cases at once (default 8)")
+    add("--labs", type=int, default=3, metavar="N", help="labs to start (default 3)")
     add("--strict", action="store_true", help="contract cases count for the exit code, too")
     add("--list", action="store_true", help="list the cases and end")
     add("--junit", type=Path, metavar="FILE", help="write JUnit XML")

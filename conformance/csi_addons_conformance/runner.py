@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs cases: those that disturb nobody side by side, the others one after the other."""
 
+import queue
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -40,18 +42,48 @@ class Result:
 
 
 def run_all(
-    cases: Iterable[Case], stage: Stage, *, modes: tuple[str, ...], side_by_side: int
+    cases: Iterable[Case], stages: Sequence[Stage], *, modes: tuple[str, ...], side_by_side: int
 ) -> Iterator[Result]:
-    """Run every case in every mode it has, and yield the results as they come."""
+    """Run every case in every mode it has, and yield the results as they come.
+
+    The first stage takes the cases that disturb nobody, the others share those that do; a single
+    stage takes one kind after the other.
+    """
     runs = [(each, mode) for each in cases for mode in each.modes if mode in modes]
     peaceful = [run for run in runs if not run[0].alone]
-    with ThreadPoolExecutor(side_by_side) as executor:
-        futures = [executor.submit(_run, each, stage, mode) for each, mode in peaceful]
-        for future in as_completed(futures):
-            yield future.result()
-    for each, mode in runs:
-        if each.alone:
-            yield _run(each, stage, mode)
+    disturbing: queue.SimpleQueue[tuple[Case, str]] = queue.SimpleQueue()
+    for run in runs:
+        if run[0].alone:
+            disturbing.put(run)
+    first, *others = stages
+    results: queue.SimpleQueue[Result] = queue.SimpleQueue()
+    with ThreadPoolExecutor(side_by_side + len(stages)) as executor:
+        alone = [executor.submit(_run_alone, disturbing, stage, results) for stage in others]
+        together = [executor.submit(_put, results, each, first, mode) for each, mode in peaceful]
+        if not others:
+            wait_for(together)
+            alone = [executor.submit(_run_alone, disturbing, first, results)]
+        for _ in runs:
+            yield results.get()
+        wait_for([*alone, *together])
+
+
+def _run_alone(
+    runs: "queue.SimpleQueue[tuple[Case, str]]",
+    stage: Stage,
+    results: "queue.SimpleQueue[Result]",
+) -> None:
+    """Take one run after the other until there is none."""
+    while True:
+        try:
+            case, mode = runs.get_nowait()
+        except queue.Empty:
+            return
+        _put(results, case, stage, mode)
+
+
+def _put(results: "queue.SimpleQueue[Result]", case: Case, stage: Stage, mode: str) -> None:
+    results.put(_run(case, stage, mode))
 
 
 def _run(case: Case, stage: Stage, mode: str) -> Result:

@@ -1,103 +1,86 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two drivers on one cluster: one at a time changes an image, and a dead one delays nobody long."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
 import rados
-from driver import Driver, poll, settled
-from workload import image_id
+from csi_addons_conformance.case import expect, poll, settle
+from csi_addons_conformance.client import Client
+from csi_addons_conformance.driver_process import DriverProcess
+from csi_addons_conformance.stage import Stage
 
-from lab import Lab, Volume
+from lab import Volume
 
 LEASE = 30
 """Seconds after which a lease runs out."""
 
 
-@pytest.fixture(scope="module")
-def second(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
-    """Another driver on dr1."""
-    driver = Driver(lab.sites["dr1"], tmp_path_factory.mktemp("second"))
-    yield driver
-    driver.stop()
-
-
-def lease_object(driver: Driver, volume: Volume) -> str:
+def lease_object(stage: Stage, volume: Volume) -> str:
     """Name the object that bears the lease."""
-    return f"csi-addons-rbd.lock.{image_id(driver.site, volume)}"
-
-
-def objects(driver: Driver) -> set[str]:
-    """List the leases that stand, and those left behind."""
-    with driver.site.ioctx() as ioctx:
-        return {each.key for each in ioctx.list_objects() if "csi-addons-rbd.lock" in each.key}
+    return f"csi-addons-rbd.lock.{stage.here.image_id(volume)}"
 
 
 def test_a_lease_of_another_driver_is_respected_until_it_runs_out(
-    dr1: Driver, volume: Volume
+    stage: Stage, volume: Volume
 ) -> None:
-    """Demote and Disable wait a moment, then say ABORTED; nothing changes; later they work."""
-    assert dr1.enable(volume.handle).code == "OK"
-    with dr1.site.ioctx() as ioctx:
-        ioctx.lock_exclusive(
-            lease_object(dr1, volume), "csi-addons-rbd", "somebody else", duration=LEASE
-        )
-        refused = dr1.disable(volume.handle)
-        assert refused.short == ("ABORTED", "LEASE_HELD")
-        assert "another driver" in refused.message
-        assert dr1.info(volume.handle).reason == "NEVER_SYNCED"
-        settled(lambda: dr1.disable(volume.handle), seconds=LEASE + 30)
-        assert dr1.info(volume.handle).reason == "NOT_ENABLED"
+    """Disable waits a moment, then says ABORTED; nothing changes; later it works."""
+    client = stage.here.client
+    expect(client.enable(volume.handle), "OK")
+    name = lease_object(stage, volume)
+    with stage.here.site.ioctx() as ioctx:
+        ioctx.lock_exclusive(name, "csi-addons-rbd", "somebody else", duration=LEASE)
+        refused = client.disable(volume.handle)
+        expect(refused, "ABORTED", saying=("another driver",))
+        assert refused.reason == "LEASE_HELD"
+        assert stage.here.mirrored(volume)
+        settle(lambda: client.disable(volume.handle), seconds=LEASE + 30)
+        assert not stage.here.mirrored(volume)
         with pytest.raises(rados.ObjectNotFound):
-            ioctx.stat(lease_object(dr1, volume))
+            ioctx.stat(name)
 
 
-def test_two_drivers_move_one_image_once(
-    dr1: Driver, dr2: Driver, second: Driver, mirrored: Volume
-) -> None:
+def test_two_drivers_move_one_image_once(stage: Stage, second: DriverProcess) -> None:
     """Both asked at once to demote and promote, they end in one state and leave no lease."""
+    volume = stage.mirrored()
+    clients: tuple[Client, Client] = (stage.here.client, second.client)
 
     def at_once(call: str) -> None:
         with ThreadPoolExecutor() as executor:
-            for outcome in executor.map(
-                lambda each: settled(lambda: getattr(each, call)(mirrored.handle)), (dr1, second)
+            for answer in executor.map(
+                lambda each: settle(lambda: getattr(each, call)(volume.handle)), clients
             ):
-                assert outcome.code == "OK"
+                assert answer.code == "OK"
 
-    poll(lambda: dr1.info(mirrored.handle).code == "OK", 90)
     at_once("demote")
-    assert dr1.info(mirrored.handle).reason == "NOT_PRIMARY"
+    assert not stage.here.primary(volume)
     at_once("promote")
-    assert second.info(mirrored.handle).code in ("OK", "NOT_FOUND")
-    assert dr2.demote(mirrored.handle).code == "OK"
-    assert objects(dr1) == set()
+    assert stage.here.primary(volume)
+    with stage.here.site.ioctx() as ioctx:
+        left = [each.key for each in ioctx.list_objects() if "csi-addons-rbd.lock" in each.key]
+    assert left == []
 
 
-def test_two_drivers_keep_one_schedule(
-    dr1: Driver, dr2: Driver, second: Driver, volume: Volume
-) -> None:
+def test_two_drivers_keep_one_schedule(stage: Stage, second: DriverProcess) -> None:
     """An interval in seconds is kept once, whoever of those asked takes the snapshots."""
-    assert dr1.enable(volume.handle, schedulingInterval="10s").code == "OK"
-    poll(lambda: dr1.info(volume.handle).code == "OK", 90)
-    assert second.info(volume.handle).code == "OK"
-    first, *rest = _sync_times(second, volume, 5)
+    volume = stage.mirrored(schedulingInterval="10s")
+    expect(second.client.info(volume.handle), "OK")
+    first, *rest = _sync_times(second.client, volume, 5)
     gaps = [later - earlier for earlier, later in pairwise(rest)]
     # later only while the peer still lacks the one before
     assert all(9 <= gap <= 45 for gap in gaps), (first, rest)
-    assert dr2.info(volume.handle).reason == "NOT_PRIMARY"
 
 
-def _sync_times(driver: Driver, volume: Volume, count: int) -> list[int]:
+def _sync_times(client: Client, volume: Volume, count: int) -> list[int]:
     """Wait for so many different last sync times, in Unix seconds."""
     seen: list[int] = []
 
     def look() -> bool:
-        newest = int(driver.info(volume.handle).response.last_sync_time.seconds)
+        newest = int(client.info(volume.handle).response.last_sync_time.seconds)
         if newest not in seen:
             seen.append(newest)
         return len(seen) >= count
 
-    poll(look, 100)
+    poll(look, seconds=110, what=f"{count} copies")
     return seen

@@ -61,7 +61,7 @@ MUTATIONS: Final = (
         file="replication/resync.py",
         old="    def _peer_is_primary(self, view: MirrorView) -> bool:\n",
         new="    def _peer_is_primary(self, view: MirrorView) -> bool:\n        return True\n",
-        case="resync/only-copy",
+        case="resync/both-torn",
     ),
     Mutation(
         name="lock released before the work",
@@ -82,7 +82,7 @@ MUTATIONS: Final = (
         file="replication/promote.py",
         old="        return self._before is not None and status",
         new="        return True or status",
-        case="promote/planned-failover",
+        case="promote/planned",
     ),
     Mutation(
         name="librbd's acceptance is taken for a proof",
@@ -103,7 +103,7 @@ MUTATIONS: Final = (
         file="replication/demote.py",
         old='    """Describe the first peer that has yet to follow; empty when there is none."""\n',
         new='    return ""\n',
-        case="demote/peer-has-not-followed",
+        case="demote/peer-behind",
         alone=True,
     ),
     Mutation(

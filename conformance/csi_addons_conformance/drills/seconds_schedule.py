@@ -79,7 +79,7 @@ class _Lags:
 
 @case(
     "drill/seconds-schedule",
-    kind=Kind.SAFETY,
+    kind=Kind.CONTRACT,
     row="An interval in seconds is kept by the driver itself, and a restarted driver goes on as "
     "soon as any call, GetVolumeReplicationInfo included, brings credentials",
     modes=SNAPSHOT,

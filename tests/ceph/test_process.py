@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process: its worker dies, it dies itself, another one wants its socket."""
+
+import os
+import shlex
+import signal
+import subprocess
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from conftest import COMMAND
+from csi_addons_conformance.case import expect, poll, settle
+from csi_addons_conformance.driver_process import DriverProcess
+from csi_addons_conformance.stage import Stage
+
+from lab import Volume
+
+
+def workers(driver: DriverProcess) -> list[int]:
+    """Return the pids of the processes that talk to Ceph."""
+    threads = Path(f"/proc/{driver.pid}/task").glob("*/children")
+    children = [pid for each in threads for pid in each.read_text().split()]
+    return [int(pid) for pid in children if b"spawn_main" in _command_line(pid)]
+
+
+def _command_line(pid: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def metrics(driver: DriverProcess) -> str:
+    """Return what a scrape gets."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{driver.port}/metrics", timeout=5) as page:
+        return str(page.read().decode())
+
+
+def test_a_killed_worker_costs_running_calls_and_nothing_else(stage: Stage) -> None:
+    """A promote that waits gets its answer at once; the next call finds a new worker."""
+    volume, driver = stage.mirrored(), stage.there.driver
+    with ThreadPoolExecutor() as executor:
+        waiting = executor.submit(stage.there.client.promote, volume.handle)
+        poll(lambda: len(workers(driver)) == 1, seconds=10, what="a worker", every=0.1)
+        (worker,) = workers(driver)
+        time.sleep(1)  # let the call arrive there
+        os.kill(worker, signal.SIGKILL)
+        lost = waiting.result(timeout=10)
+    expect(lost, "UNAVAILABLE", saying=("Killed",))
+    assert lost.reason == "WORKER_LOST"
+    settle(lambda: stage.there.client.demote(volume.handle), seconds=10)
+    assert workers(driver) not in ([], [worker])
+    assert 'worker_losses_total{cluster="site-dr2"} 1.0' in metrics(driver)
+    expect(stage.there.client.probe(), "OK", within=1)
+
+
+def test_a_second_server_on_a_live_socket_refuses_to_start(stage: Stage) -> None:
+    """It says why and ends; the first one goes on."""
+    driver = stage.here.driver
+    argv = shlex.split(
+        COMMAND.format(
+            socket=driver.endpoint.removeprefix("unix://"),
+            config_dir=stage.here.site.config_dir,
+            check_interval=5,
+            port=driver.port,
+        )
+    )
+    second = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+    assert second.returncode != 0
+    assert "csi" in second.stderr
+    expect(stage.here.client.probe(), "OK", within=1)
+
+
+def test_kill_9_leaves_nothing_that_blocks_a_restart(stage: Stage, volume: Volume) -> None:
+    """Killed in the middle of calls and started again, the same call converges."""
+    expect(stage.here.client.enable(volume.handle, schedulingInterval="1h"), "OK")
+    stage.here.restart_driver()
+    expect(stage.here.client.enable(volume.handle, schedulingInterval="1h"), "OK")
+    assert len(stage.here.schedules(volume)) == 1
+
+
+def test_sigterm_ends_it_within_the_grace(stage: Stage) -> None:
+    """Exit code 0, the socket gone, no worker left; then it is started for the others."""
+    driver = stage.here.driver
+    running = workers(driver)
+    began = time.monotonic()
+    assert driver.stop() == 0
+    assert time.monotonic() - began < 15
+    assert not Path(driver.endpoint.removeprefix("unix://")).exists()
+    assert not [pid for pid in running if Path(f"/proc/{pid}").exists()]
+    driver.start()
