@@ -4,7 +4,7 @@
 TOX := .venv/bin/tox run --quiet -e
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint typing protos drift unit ceph conformance drills mutations coverage clean
+.PHONY: help setup demo test lint typing protos drift unit ceph conformance drills play mutations coverage clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,7 +18,7 @@ demo: setup ## Watch a volume replicate, fail over and survive, on two real Ceph
 test: setup ## Run lint, typing, stubs, unit tests, and the whole contract on two real Ceph sites
 	@$(TOX) lint,typing,drift,unit,ceph,conformance
 
-lint typing drift unit ceph conformance drills mutations coverage: setup
+lint typing drift unit ceph conformance drills play mutations coverage: setup
 	@$(TOX) $@
 
 lint: ## Style, spelling, import contracts
@@ -28,6 +28,7 @@ unit: ## Tests that need no Ceph
 ceph: ## Workers, processes and leases on two real Ceph sites
 conformance: ## Every row of the contract, on two real Ceph sites
 drills: ## Data moved back and forth without a pause, site loss, relocation
+play: ## Let a model play against the driver, in any order and any weather
 mutations: ## Does the conformance suite catch a broken driver?
 coverage: ## Which branches of the driver do all tests together take?
 
