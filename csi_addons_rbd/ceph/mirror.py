@@ -96,6 +96,11 @@ class CephImage:
     def enable(self, mode: MirroringMode) -> None:
         """Switch mirroring on, and first the features that journal mode needs."""
         with self._change("enabling mirroring of") as image:
+            if image.old_format():
+                raise FeaturesMissing(
+                    f"{self.spec} is of format 1, which has no exclusive-lock and cannot be "
+                    "mirrored; copy it to an image of format 2"
+                )
             if mode is MirroringMode.JOURNAL:
                 self._switch_on(image)
             image.mirror_image_enable(MODES[mode])
@@ -155,10 +160,10 @@ class CephImage:
         ):
             return resync_requested(ioctx, image)
 
-    def take_snapshot(self) -> None:
-        """Take a mirror snapshot."""
+    def take_snapshot(self) -> int:
+        """Take a mirror snapshot and return its id."""
         with self._change("taking a mirror snapshot of") as image:
-            image.mirror_image_create_snapshot()
+            return image.mirror_image_create_snapshot()
 
     def notes(self) -> Mapping[str, str]:
         """Read this driver's own metadata of the image."""

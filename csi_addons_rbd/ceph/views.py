@@ -21,20 +21,13 @@ _MODE_NAMES: Final = {number: mode for mode, number in MODES.items()}
 
 def read_view(ioctx: rados.Ioctx, image: rbd.Image) -> MirrorView:
     """Read statuses first and the image's own history last: the history is the truth."""
+    if image.old_format():
+        return _unmirrored("")
     info = image.mirror_image_get_info()
     state = MirrorState(info["state"])
     image_id = image.id()
     if state is MirrorState.DISABLED:
-        return MirrorView(
-            state=state,
-            mode=MirroringMode.SNAPSHOT,
-            primary=False,
-            image_id=image_id,
-            local=None,
-            peers=(),
-            peered=False,
-            history=NOTHING,
-        )
+        return _unmirrored(image_id)
     mode = _MODE_NAMES[image.mirror_image_get_mode()]
     status = image.mirror_image_get_status()
     peers = tuple(_site_status(peer["mirror_uuid"], peer) for peer in status["remote_statuses"])
@@ -48,6 +41,19 @@ def read_view(ioctx: rados.Ioctx, image: rbd.Image) -> MirrorView:
         peers=peers,
         peered=bool(peers) or _has_peer(ioctx),
         history=journal_history(ioctx, image_id) if journal else snapshot_history(image),
+    )
+
+
+def _unmirrored(image_id: str) -> MirrorView:
+    return MirrorView(
+        state=MirrorState.DISABLED,
+        mode=MirroringMode.SNAPSHOT,
+        primary=False,
+        image_id=image_id,
+        local=None,
+        peers=(),
+        peered=False,
+        history=NOTHING,
     )
 
 

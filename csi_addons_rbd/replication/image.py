@@ -251,8 +251,8 @@ class MirroredImage(Protocol):
         """Flag just that image, whatever bears its name by now, for deletion and a new copy."""
         ...
 
-    def take_snapshot(self) -> None:
-        """Take a mirror snapshot."""
+    def take_snapshot(self) -> int:
+        """Take a mirror snapshot and return its id."""
         ...
 
     def resync_requested(self) -> bool:

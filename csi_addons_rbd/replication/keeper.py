@@ -61,15 +61,14 @@ class _Kept:
         """
         now = time.monotonic()
         if view.history.mark != self.mark:
-            if self.mark is not None or not self.since:
-                difference = time.time() - (view.history.newest_at or 0)
-                self.since = now - min(max(0.0, difference), self.interval)
+            difference = time.time() - (view.history.newest_at or 0)
+            self.since = now - min(max(0.0, difference), self.interval)
             self.mark = view.history.mark
         return now - self.since
 
-    def taken(self) -> None:
-        """Count from now: the next mark that is seen is our own snapshot's."""
-        self.mark, self.since, self.waits = None, time.monotonic(), 0
+    def taken(self, mark: int) -> None:
+        """Count from now, by this process's own clock."""
+        self.mark, self.since, self.waits = mark, time.monotonic(), 0
 
 
 @dataclass(order=True, slots=True)
@@ -154,8 +153,7 @@ class SnapshotKeeper:
             if image.view().history.mark != view.history.mark:
                 return _WAITING
             lease.require()
-            image.take_snapshot()
-        kept.taken()
+            kept.taken(image.take_snapshot())
         note_last_sync(image, view, observation)
         return kept.interval
 

@@ -20,7 +20,12 @@ from csi_addons_rbd.replication.calls import (
     Schedule,
 )
 from csi_addons_rbd.replication.demote import demote
-from csi_addons_rbd.replication.errors import DriverError, ImageRecreating, NotEnabled
+from csi_addons_rbd.replication.errors import (
+    DriverError,
+    ImageRecreating,
+    NotEnabled,
+    PermissionDenied,
+)
 from csi_addons_rbd.replication.image import Absent, Found, MirroredImage, MirrorState, MirrorView
 from csi_addons_rbd.replication.info import replication_info
 from csi_addons_rbd.replication.keeper import SnapshotKeeper
@@ -99,7 +104,9 @@ class Replicator:
     ) -> None:
         if enable(image, view, call):
             observation.last_sync = None
-        self._keep_schedule(image, call.mode, call.schedule)
+        refused = self._keep_schedule(image, call.mode, call.schedule)
+        if refused is not None:
+            raise refused
 
     def _disable(
         self,
@@ -143,6 +150,7 @@ class Replicator:
         image.record_resync(None)
         if call.force:
             await_release(image, patience)
+        # missing caps for the manager must not fail a promotion: info tells of them
         self._keep_schedule(image, view.mode, call.schedule)
 
     def _demote(
@@ -172,13 +180,13 @@ class Replicator:
 
     def _keep_schedule(
         self, image: MirroredImage, mode: MirroringMode, schedule: Schedule | None
-    ) -> None:
+    ) -> PermissionDenied | None:
         if mode is MirroringMode.JOURNAL or not image.view().primary:
-            return
-        if schedule is None:
-            self._scheduler.resume(image, image.notes())
-        else:
-            self._scheduler.keep(image, schedule)
+            return None
+        if schedule is not None:
+            return self._scheduler.keep(image, schedule)
+        self._scheduler.resume(image, image.notes())
+        return None
 
 
 def _answer_for_absent(call: Call, absent: Absent) -> Answer:

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from csi_addons_rbd.replication.calls import Schedule
-from csi_addons_rbd.replication.errors import DriverError
+from csi_addons_rbd.replication.errors import DriverError, PermissionDenied
 from csi_addons_rbd.replication.image import ImageSpec, MirroredImage
 from csi_addons_rbd.replication.keeper import SnapshotKeeper
 from csi_addons_rbd.replication.notes import SCHEDULE, Wanted, note_schedule, wanted_schedule
@@ -35,6 +35,8 @@ class _Target:
     image: MirroredImage
     schedule: Schedule | None
     reached: threading.Event = field(default_factory=threading.Event)
+    refused: PermissionDenied | None = None
+    """Set when the caps do not allow it: no other attempt will, either."""
 
 
 class Scheduler:
@@ -45,14 +47,19 @@ class Scheduler:
         self._lock = threading.Lock()
         self._targets: dict[ImageSpec, _Target] = {}
 
-    def keep(self, image: MirroredImage, schedule: Schedule) -> None:
-        """Put exactly this schedule on a primary; a silent manager gets it later."""
+    def keep(self, image: MirroredImage, schedule: Schedule) -> PermissionDenied | None:
+        """Put exactly this schedule on a primary; a silent manager gets it later.
+
+        Returns the error to tell of, when the caps for the manager are missing.
+        """
         standing = wanted_schedule(image.notes())
         if standing is None or standing.schedule != schedule:
             note_schedule(image, Wanted(schedule=schedule, placed=False))
         if schedule.by_driver:
             self._keeper.keep(image, schedule.seconds)
-        self._aim(image, schedule).wait(_MANAGER_BOUND)
+        target = self._aim(image, schedule)
+        target.reached.wait(_MANAGER_BOUND)
+        return target.refused
 
     def resume(self, image: MirroredImage, notes: Mapping[str, str]) -> None:
         """Go on, in the background, with what is kept here or not in place yet."""
@@ -68,24 +75,24 @@ class Scheduler:
         What a silent manager keeps does no harm: it skips images that are not primary, and
         forgets those that are not mirrored.
         """
-        self._aim(image, None).wait(_MANAGER_BOUND)
+        self._aim(image, None).reached.wait(_MANAGER_BOUND)
 
-    def _aim(self, image: MirroredImage, schedule: Schedule | None) -> threading.Event:
-        """Set the target, see that somebody goes after it, and return what tells the end."""
+    def _aim(self, image: MirroredImage, schedule: Schedule | None) -> _Target:
+        """Set the target, and see that somebody goes after it."""
         with self._lock:
             running = self._targets.get(image.spec)
             if running is not None and running.schedule == schedule:
-                return running.reached
+                return running
             target = self._targets[image.spec] = _Target(image, schedule)
             if running is None:
                 threading.Thread(target=self._pursue, args=(image.spec,), daemon=True).start()
-            return target.reached
+            return target
 
     def _pursue(self, spec: ImageSpec) -> None:
         deadline = Deadline.after(_GIVE_UP)
         while True:
             target = self._targets[spec]
-            done = _attempt(target.image, target.schedule) or deadline.remaining <= 0
+            done = _attempt(target) or deadline.remaining <= 0
             with self._lock:
                 if done and self._targets[spec] is target:
                     del self._targets[spec]
@@ -97,8 +104,9 @@ class Scheduler:
                 time.sleep(_RETRY)
 
 
-def _attempt(image: MirroredImage, schedule: Schedule | None) -> bool:
+def _attempt(target: _Target) -> bool:
     """Make one attempt; true also when another one would be in vain."""
+    image, schedule = target.image, target.schedule
     try:
         if schedule is None:
             image.note(SCHEDULE, None)
@@ -110,7 +118,8 @@ def _attempt(image: MirroredImage, schedule: Schedule | None) -> bool:
             note_schedule(image, Wanted(schedule=schedule, placed=True))
     except DriverError as exc:
         _log.warning("schedule not in line", image=image.spec.path, error=exc.message)
-        return schedule is None
+        target.refused = exc if isinstance(exc, PermissionDenied) else None
+        return schedule is None or target.refused is not None
     return True
 
 

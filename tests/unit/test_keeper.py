@@ -35,7 +35,7 @@ def test_the_clock_of_the_cluster_is_believed_within_the_interval(
 def test_our_own_snapshots_are_timed_by_our_own_clock(kept: _Kept) -> None:
     """With the cluster's clock an hour behind, the next snapshot is still an interval away."""
     assert kept.age(seen(1, time.time() - 3600)) == pytest.approx(30, abs=1)
-    kept.taken()
+    kept.taken(2)
     assert kept.age(seen(2, time.time() - 3600)) == pytest.approx(0, abs=1)
     assert kept.age(seen(2, time.time() - 3600)) == pytest.approx(0, abs=1)
 
