@@ -186,6 +186,7 @@ def one_at_a_time(stage: Stage) -> None:
     local = stage.here.client.destination(volume.handle).destination
     with ThreadPoolExecutor() as executor:
         calls = [executor.submit(client.promote, handle) for handle in (volume.handle, local)]
+        time.sleep(1)  # a demote that comes first would hold the image itself
         poll(
             lambda: calls[0].done() or client.demote(local).code == "ABORTED",
             seconds=20,
