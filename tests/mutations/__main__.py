@@ -5,6 +5,7 @@ A suite that was never seen to fail proves nothing. Each mutation runs only the 
 one that no case catches makes the exit code 1.
 """
 
+import re
 import shutil
 import subprocess
 import sys
@@ -79,7 +80,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         name="a word older than the call is believed",
-        file="replication/promote.py",
+        file="replication/patience.py",
         old="        return self._before is not None and status",
         new="        return True or status",
         case="promote/planned",
@@ -213,7 +214,7 @@ def _try_all(chosen: list[Mutation], directory: Path, console: Console) -> list[
 def _try(mutation: Mutation, directory: Path) -> Outcome:
     """Run the case on a broken copy of the driver."""
     began = time.monotonic()
-    copy = directory / mutation.name.replace(" ", "-")
+    copy = directory / re.sub(r"\W+", "-", mutation.name)
     shutil.copytree(ROOT / "csi_addons_rbd", copy / "csi_addons_rbd")
     file = copy / "csi_addons_rbd" / mutation.file
     text = file.read_text()
