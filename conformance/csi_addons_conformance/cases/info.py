@@ -182,6 +182,8 @@ def known_after_restart(stage: Stage) -> None:
     """A driver that was killed still knows the time that was known before a split-brain."""
     volume = stage.mirrored()
     known = _info(stage.here, volume).response.last_sync_time.seconds
+    # writing calls, which may record what they see
+    expect(stage.here.client.enable(volume.handle, mirroringMode=stage.mode), "OK")
     expect(stage.here.client.promote(volume.handle), "OK")
     tear(stage, volume)
     _await_status(stage.here, volume, "ERROR")
