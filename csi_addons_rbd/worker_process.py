@@ -68,8 +68,8 @@ class Wait:
                 "the operation goes on, and a repeated call joins it"
             )
         return ClusterUnreachable(
-            f"cluster {cluster} did not answer within {self.seconds:g} s; "
-            "the operation goes on, and a repeated call joins it"
+            f"cluster {cluster} did not answer within {self.seconds:g} s; see its health, and "
+            "whether its rbd-mirror hangs; the operation goes on, and a repeated call joins it"
         )
 
 

@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--leave-out", action="append", default=[], metavar="WORD", help="the same, not to be run")
     add("--mode", action="append", choices=BOTH, help="one mode only")
     add("--side-by-side", type=int, default=8, metavar="N", help="cases at once (default 8)")
-    add("--labs", type=int, default=3, metavar="N", help="labs to start (default 3)")
+    add("--labs", type=int, default=4, metavar="N", help="labs to start (default 4)")
     add("--strict", action="store_true", help="contract cases count for the exit code, too")
     add("--list", action="store_true", help="list the cases and end")
     add("--junit", type=Path, metavar="FILE", help="write JUnit XML")

@@ -27,7 +27,7 @@ from csi_addons_rbd.replication.errors import (
     PermissionDenied,
 )
 from csi_addons_rbd.replication.image import Absent, Found, MirroredImage, MirrorState, MirrorView
-from csi_addons_rbd.replication.info import replication_info
+from csi_addons_rbd.replication.info import note_last_sync, replication_info
 from csi_addons_rbd.replication.keeper import SnapshotKeeper
 from csi_addons_rbd.replication.notes import LAST_SYNC, SCHEDULE, wanted_schedule
 from csi_addons_rbd.replication.observations import Observation, Observations
@@ -181,7 +181,11 @@ class Replicator:
     def _keep_schedule(
         self, image: MirroredImage, mode: MirroringMode, schedule: Schedule | None
     ) -> PermissionDenied | None:
-        if mode is MirroringMode.JOURNAL or not image.view().primary:
+        view = image.view()
+        if not view.primary:
+            return None
+        note_last_sync(image, view, self._observations.of(image.spec))
+        if mode is MirroringMode.JOURNAL:
             return None
         if schedule is not None:
             return self._scheduler.keep(image, schedule)

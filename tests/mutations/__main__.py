@@ -24,7 +24,7 @@ from lab import Lab
 
 ROOT: Final = Path(__file__).parents[2]
 _AT_ONCE: Final = 4
-_BOUND: Final = 900
+_BOUND: Final = 400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,8 @@ MUTATIONS: Final = (
         file="replication/resync.py",
         old="    def _peer_is_primary(self, view: MirrorView) -> bool:\n",
         new="    def _peer_is_primary(self, view: MirrorView) -> bool:\n        return True\n",
-        case="resync/both-torn",
+        case="resync/daemons-down",
+        alone=True,
     ),
     Mutation(
         name="lock released before the work",

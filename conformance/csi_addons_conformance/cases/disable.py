@@ -118,6 +118,7 @@ def secondary_of_none(stage: Stage) -> None:
     row="Secondary that is up and replaying, with a peer seen up and primary in a status less than "
     "90 s old → OK. Any other secondary → FAILED_PRECONDITION with the exact reason",
     alone=True,
+    tags={"long"},
 )
 def dead_daemons(stage: Stage) -> None:
     """A secondary is refused while either site's rbd-mirror is dead, and OK when it is back."""
@@ -140,6 +141,7 @@ def dead_daemons(stage: Stage) -> None:
     kind=Kind.SPEC,
     row="Any other secondary → FAILED_PRECONDITION with the exact reason, or disabled when force",
     alone=True,
+    tags={"long"},
 )
 def lost_primary_forced(stage: Stage) -> None:
     """With the primary's site dead, the secondary is refused without force, disabled with it."""

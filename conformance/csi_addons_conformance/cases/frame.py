@@ -587,6 +587,7 @@ def conflict_named(stage: Stage) -> None:
     row="The caller's deadline ends while Ceph is still working → DEADLINE_EXCEEDED; operations "
     "outlive calls; the next call reads the state from the image and converges",
     alone=True,
+    tags={"long"},
 )
 def abandoned_operation(stage: Stage) -> None:
     """With the OSD frozen an Enable ends with its caller's deadline; thawed, it converges."""

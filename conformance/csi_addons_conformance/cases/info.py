@@ -157,6 +157,7 @@ def split_brain(stage: Stage) -> None:
     kind=Kind.CONTRACT,
     row="DEGRADED: a daemon down or stale; the last known sync time is recorded as .rbd metadata",
     alone=True,
+    tags={"long"},
 )
 def daemons_down(stage: Stage) -> None:
     """DEGRADED, naming rbd-mirror, while either is dead; HEALTHY again when it is back."""

@@ -205,6 +205,7 @@ def local_daemon_down(stage: Stage) -> None:
     "force is the legitimate next step; this site was the last primary, no peer up → "
     "FAILED_PRECONDITION; the last data is still coming, whatever the peer's daemon is → wait",
     alone=True,
+    tags={"long"},
 )
 def no_peer_up(stage: Stage) -> None:
     """Two are refused, at once when it is known; what can still arrive is waited for."""
@@ -230,6 +231,7 @@ def no_peer_up(stage: Stage) -> None:
     row="librbd refuses, a peer is up but for 90 s fresh statuses say neither primary nor demoted "
     "(its cluster is gone, its daemon lives) → FAILED_PRECONDITION naming it (until then ABORTED)",
     alone=True,
+    tags={"long"},
 )
 def peer_cluster_gone(stage: Stage) -> None:
     """With the peer's cluster dead, and not its rbd-mirror, force is offered in the end."""
@@ -250,6 +252,7 @@ def peer_cluster_gone(stage: Stage) -> None:
     row="The last data is still coming (peer demoted), whatever the peer's daemon is → wait; 60 s "
     "without progress and no peer up → FAILED_PRECONDITION",
     alone=True,
+    tags={"long"},
 )
 def last_data_lost(stage: Stage) -> None:
     """A site that dies with its last data: force is offered in the end; back again, all is OK."""
@@ -274,6 +277,7 @@ def last_data_lost(stage: Stage) -> None:
     row="Being created, or the first sync not complete → ABORTED with progress while the peer is "
     "up, else FAILED_PRECONDITION: no complete copy exists here. force meets the same refusal",
     alone=True,
+    tags={"long"},
 )
 def first_sync(stage: Stage) -> None:
     """Half a copy is never promoted: ABORTED beside a live peer, FAILED_PRECONDITION without."""

@@ -211,6 +211,7 @@ def both_torn(stage: Stage) -> None:
     row="Split-brain, force, no such peer → FAILED_PRECONDITION: a resync would delete the only "
     "copy; local rbd-mirror down or stale → UNAVAILABLE",
     alone=True,
+    tags={"long"},
 )
 def daemons_down(stage: Stage) -> None:
     """Without dr2's rbd-mirror a split dr1 keeps its image; a copy on dr2 is UNAVAILABLE."""

@@ -332,6 +332,7 @@ def _require_no_snapshot(stage: Stage, volume: Volume) -> None:
     "converges in the background with credentials still pooled",
     modes=SNAPSHOT,
     alone=True,
+    tags={"long"},
 )
 def manager_away_promote(stage: Stage) -> None:
     """A real promote is no later than 5 s while the mgr is dead or dumb; then all stands."""
@@ -363,6 +364,7 @@ def _promote_while(stage: Stage, away: Callable[[str], AbstractContextManager[No
     row="Demote, disable and the end of the image end it; the schedule converges in the background",
     modes=SNAPSHOT,
     alone=True,
+    tags={"long"},
 )
 def manager_away_demote(stage: Stage) -> None:
     """A demote is not held up by a dead mgr; a schedule left behind has no effect."""
