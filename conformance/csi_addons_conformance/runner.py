@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -57,7 +58,7 @@ def run_all(
             disturbing.put(run)
     first, *others = stages
     results: queue.SimpleQueue[Result] = queue.SimpleQueue()
-    with ThreadPoolExecutor(side_by_side + len(stages)) as executor:
+    with _cancelling(ThreadPoolExecutor(side_by_side + len(stages))) as executor:
         alone = [executor.submit(_run_alone, disturbing, stage, results) for stage in others]
         together = [executor.submit(_put, results, each, first, mode) for each, mode in peaceful]
         if not others:
@@ -66,6 +67,17 @@ def run_all(
         for _ in runs:
             yield results.get()
         wait_for([*alone, *together])
+
+
+@contextmanager
+def _cancelling(executor: ThreadPoolExecutor) -> Iterator[ThreadPoolExecutor]:
+    """Begin nothing more once the block was left by an exception, such as Ctrl-C."""
+    try:
+        yield executor
+    except BaseException:
+        executor.shutdown(wait=False, cancel_futures=True)
+        raise
+    executor.shutdown()
 
 
 def _run_alone(

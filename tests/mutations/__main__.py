@@ -167,12 +167,12 @@ MUTATIONS: Final = (
         alone=True,
     ),
     Mutation(
-        name="no bound of our own",
-        file="api/controller.py",
-        old="own=self._call_timeout",
-        new="own=600",
-        case="frame/frozen-cluster",
-        alone=True,
+        name="journal mode knows no last sync",
+        file="replication/info.py",
+        old="    return peer.last_update if report.positions_equal else None\n",
+        new="    return None\n",
+        case="info/healthy",
+        mode="journal",
     ),
 )
 
