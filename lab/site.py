@@ -45,6 +45,8 @@ memstore device bytes = 2G
 # an orderly end writes the memory out; a fast one would lose it
 osd fast shutdown = false
 osd mon shutdown timeout = 1
+# one that was frozen is marked down by hand each time: see its thaw
+osd max markdown count = 10000
 osd pool default pg autoscale mode = off
 ms bind msgr1 = false
 crash dir = {home}

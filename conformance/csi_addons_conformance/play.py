@@ -32,12 +32,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from csi_addons_conformance.case import UnmetError
 from csi_addons_conformance.client import Answer
 from csi_addons_conformance.sites import SiteUnderTest
 from csi_addons_conformance.stage import Stage
 from csi_addons_conformance.staging import add_arguments, staged
-from lab import LabError, Volume
+from lab import Volume
 
 _BLOCK: Final = 4096
 _SIZE: Final = 1 << 20
@@ -306,9 +305,17 @@ def _play(
         violation = ""
         try:
             run_state_machine_as_test(machine, settings=chosen)
-        except (Violation, UnmetError, LabError) as exc:
-            violation = f"{type(exc).__name__}: {exc}"
+        except Exception as exc:  # noqa: BLE001 - the others must hear of it, whatever it is
+            violation = _words(exc)
         results.put((number, dict(Player.tally), violation))
+
+
+def _words(exc: Exception) -> str:
+    """Describe what ended a player; hypothesis may wrap it, since nothing happens twice alike."""
+    if isinstance(exc, ExceptionGroup):
+        inner = sorted(exc.exceptions, key=lambda each: not isinstance(each, Violation))
+        return _words(inner[0])
+    return f"{type(exc).__name__}: {exc}"
 
 
 def main() -> None:
