@@ -77,6 +77,8 @@ class Player(RuleBasedStateMachine):
         deadline = time.monotonic() + 40
         while time.monotonic() < deadline and self._content(self.sites[1]) != self.kept:
             time.sleep(1)
+        # in snapshot mode nothing carries this one over but a demotion
+        self._write(self.sites[0])
         self._note(f"a volume in {mode} mode")
 
     @property
