@@ -70,7 +70,7 @@ class Player(RuleBasedStateMachine):
     def begin(self, mode: str) -> None:
         """Start with a volume whose copy follows; where the weather forbids it, without."""
         self.tally["examples"] += 1
-        self.volume: Volume = self.stage.volume(size=_SIZE)
+        self.volume: Volume = self._fair_weather_volume()
         self.mode = mode
         self._write(self.sites[0])
         self._call(0, "EnableVolumeReplication", parameters={"mirroringMode": mode})
@@ -80,6 +80,14 @@ class Player(RuleBasedStateMachine):
         # in snapshot mode nothing carries this one over but a demotion
         self._write(self.sites[0])
         self._note(f"a volume in {mode} mode")
+
+    def _fair_weather_volume(self) -> Volume:
+        """Make a volume as soon as dr1 answers: another player may have frozen it."""
+        while True:
+            try:
+                return self.stage.volume(size=_SIZE)
+            except (rbd.Error, rados.Error):
+                time.sleep(1)
 
     @property
     def sites(self) -> tuple[SiteUnderTest, SiteUnderTest]:

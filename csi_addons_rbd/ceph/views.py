@@ -30,7 +30,9 @@ def read_view(ioctx: rados.Ioctx, image: rbd.Image) -> MirrorView:
         return _unmirrored(image_id)
     mode = _MODE_NAMES[image.mirror_image_get_mode()]
     status = image.mirror_image_get_status()
-    peers = tuple(_site_status(peer["mirror_uuid"], peer) for peer in status["remote_statuses"])
+    heard = (_site_status(peer["mirror_uuid"], peer) for peer in status["remote_statuses"])
+    # one that has yet to speak is listed as down, since 1970: it is not dead, but unheard of
+    peers = tuple(peer for peer in heard if peer.last_update)
     journal = mode is MirroringMode.JOURNAL
     return MirrorView(
         state=state,

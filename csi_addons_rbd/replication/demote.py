@@ -122,7 +122,7 @@ def _await_peers(
 
 def _behind(view: MirrorView, observation: Observation, hindsight: Hindsight) -> str:
     """Describe the first peer that has yet to follow; empty when there is none."""
-    if view.history.followed:
+    if view.history.followed and _replays(view):
         return ""
     if observation.may_speak(view):
         return "it has not spoken of the image yet"
@@ -132,6 +132,16 @@ def _behind(view: MirrorView, observation: Observation, hindsight: Hindsight) ->
         if not _has_followed(peer, view):
             return f"it reads {peer.state.name.lower()} ({text(peer)!r})"
     return ""
+
+
+def _replays(view: MirrorView) -> bool:
+    """Journal mode: a peer that just came begins at this site's own position, not at its own.
+
+    Only that it replays tells that the two histories fit together.
+    """
+    return view.mode is MirroringMode.SNAPSHOT or all(
+        role(peer) is Role.FOLLOWING for peer in view.peers
+    )
 
 
 def _is_primary(peer: SiteStatus, view: MirrorView, hindsight: Hindsight) -> bool:

@@ -212,3 +212,28 @@ def _asked(site: SiteUnderTest, volume: Volume) -> bool:
     except rbd.OSError:
         return False
     return True
+
+
+@case(
+    "demote/peer-just-came",
+    kind=Kind.SAFETY,
+    row="A peer is up, not primary, and has not yet followed this primary epoch → wait, then "
+    "ABORTED (journal mode: a peer that just came begins at the primary's own position)",
+    alone=True,
+)
+def peer_just_came(stage: Stage) -> None:
+    """A first failover, dr1's rbd-mirror frozen meanwhile: what dr2 wrote is never left behind."""
+    volume = stage.enabled()
+    stage.here.write(volume, b"one")
+    poll(lambda: stage.there.exists(volume), seconds=60, what="the copy on dr2", every=0.2)
+    settle(lambda: stage.here.client.demote(volume.handle))
+    with stage.here.frozen("rbd-mirror"):
+        settle(lambda: stage.there.client.promote(volume.handle))
+        stage.there.write(volume, b"two")
+    answer = stage.there.client.call("DemoteVolume", volume.handle, timeout=20)
+    expect(answer, "OK", "ABORTED", "DEADLINE_EXCEEDED")
+    if answer.code == "OK":
+        settle(lambda: stage.here.client.promote(volume.handle))
+        found = stage.here.read(volume, 3)
+        require(found == b"two", "what was written on dr2", found)
+    stage.say(f"Demote answered {answer.code}")
