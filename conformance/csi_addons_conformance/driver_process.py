@@ -24,12 +24,14 @@ class DriverProcess:
     """One driver, which can be killed and started again."""
 
     def __init__(self, command: str, site: Site, directory: Path) -> None:
-        self.endpoint = f"unix://{directory / site.name}.sock"
+        socket = directory / site.name / "csi-addons.sock"
+        socket.parent.mkdir()
+        self.endpoint = f"unix://{socket}"
         self.log = directory / f"{site.name}-driver.log"
         self.port = free_port()
         self._argv = shlex.split(
             command.format(
-                socket=directory / f"{site.name}.sock",
+                socket=socket,
                 config_dir=site.config_dir,
                 check_interval=CHECK_INTERVAL,
                 port=self.port,
