@@ -10,6 +10,7 @@ without force, and ``ready=true``, only where all of them are.
 import argparse
 import fcntl
 import multiprocessing
+import queue
 import random
 import struct
 import sys
@@ -343,8 +344,7 @@ def main() -> None:
             for number in range(options.players)
         ]
         _each(players, lambda player: player.start())
-        for _ in players:
-            number, counted, violation = results.get()
+        for number, counted, violation in _reports(players, results):
             tally.update(counted)
             if violation:
                 violations.append(f"player {number}, {violation}")
@@ -357,6 +357,23 @@ def main() -> None:
         f"{time.monotonic() - began:.0f} s"
     )
     sys.exit(bool(violations))
+
+
+def _reports(players: list[Any], results: Any) -> Iterator[tuple[int, dict[str, int], str]]:
+    """Yield what each player reports, also of one that librbd took with it when it crashed."""
+    missing = set(range(len(players)))
+    while missing:
+        # looked at first: what a player says, it says before it ends
+        ended = [number for number in missing if not players[number].is_alive()]
+        try:
+            report = results.get(timeout=5)
+        except queue.Empty:
+            for number in ended:
+                missing.remove(number)
+                yield number, {}, f"ended without a word, exit code {players[number].exitcode}"
+            continue
+        missing.remove(report[0])
+        yield report
 
 
 def _each(players: list[Any], act: Callable[[Any], None]) -> None:

@@ -83,17 +83,19 @@ def _require_no_resync(image: MirroredImage) -> None:
 
 def _require_unheld(image: MirroredImage) -> None:
     """librbd itself would demote under an open writer, whose acknowledged writes are lost then."""
-    passing, seen, empty_since = Deadline.after(_PASSING), "", 0.0
+    passing = Deadline.after(_PASSING)
+    seen: tuple[str, ...] = ()
+    last_seen = float("-inf")
     while True:
-        holders = ", ".join(image.holders())
-        if not holders and (not seen or time.monotonic() - empty_since >= _GONE):
-            return
+        holders = image.holders()
         if holders:
-            seen, empty_since = holders, time.monotonic() + POLL
+            seen, last_seen = holders, time.monotonic()
+        elif time.monotonic() - last_seen >= _GONE:
+            return
         if passing.remaining <= 0:
             raise ImageInUse(
-                f"{image.spec} is held by {seen}: demoting now would lose its writes; stop the "
-                "workload and unmap the volume, then ask again"
+                f"{image.spec} is held by {', '.join(seen)}: demoting now would lose its writes; "
+                "stop the workload and unmap the volume, then ask again"
             )
         time.sleep(POLL)
 
