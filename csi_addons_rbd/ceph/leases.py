@@ -15,6 +15,7 @@ from typing import Final
 
 import rados
 
+from csi_addons_rbd.ceph.fault_points import step
 from csi_addons_rbd.replication.errors import LeaseHeld
 
 _NAME: Final = "csi-addons-rbd"
@@ -68,7 +69,8 @@ def _acquire(ioctx: rados.Ioctx, name: str, cookie: str, image: str) -> float:
     while True:
         asked = time.monotonic()
         try:
-            ioctx.lock_exclusive(name, _NAME, cookie, duration=_SECONDS)
+            with step("leasing"):
+                ioctx.lock_exclusive(name, _NAME, cookie, duration=_SECONDS)
         except (rados.ObjectBusy, rados.ObjectExists):
             if asked > patience:
                 raise LeaseHeld(
@@ -83,10 +85,11 @@ def _acquire(ioctx: rados.Ioctx, name: str, cookie: str, image: str) -> float:
 def _release(ioctx: rados.Ioctx, name: str, cookie: str, held: CephLease) -> None:
     """Give the lease back; the object goes with it, unless it may be another driver's by now."""
     try:
-        if held.sure:
-            ioctx.remove_object(name)
-        else:
-            ioctx.unlock(name, _NAME, cookie)
+        with step("giving the lease back"):
+            if held.sure:
+                ioctx.remove_object(name)
+            else:
+                ioctx.unlock(name, _NAME, cookie)
     except rados.Error:
         # it runs out by itself
         return

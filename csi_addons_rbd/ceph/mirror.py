@@ -12,6 +12,7 @@ import rados
 import rbd
 
 from csi_addons_rbd.ceph.connections import Connections, Purpose
+from csi_addons_rbd.ceph.fault_points import step
 from csi_addons_rbd.ceph.histories import resync_requested
 from csi_addons_rbd.ceph.image_notes import read_notes, remove_note, write_note
 from csi_addons_rbd.ceph.leases import CephLease, lease
@@ -23,6 +24,7 @@ from csi_addons_rbd.replication.calls import Credentials, MirroringMode, Schedul
 from csi_addons_rbd.replication.errors import FeaturesMissing, ImageHasDependents
 from csi_addons_rbd.replication.image import (
     ImageSpec,
+    Lease,
     MirrorView,
     Parent,
     PoolMirroring,
@@ -105,9 +107,10 @@ class CephImage:
                 self._switch_on(image)
             image.mirror_image_enable(MODES[mode])
 
-    def disable(self, *, force: bool) -> None:
+    def disable(self, lease: Lease, *, force: bool) -> None:
         """Switch mirroring off."""
         with self._change("disabling mirroring of") as image:
+            lease.require()
             try:
                 image.mirror_image_disable(force)
             except rbd.ImageBusy as exc:
@@ -130,26 +133,31 @@ class CephImage:
                 image.update_features(standing, enabled=False)
         self.note(_SWITCHED_ON, None)
 
-    def promote(self, *, force: bool) -> bool:
+    def promote(self, lease: Lease, *, force: bool) -> bool:
         """Promote; ``False`` when librbd refuses for the time being."""
         with self._change("promoting") as image:
+            lease.require()
             try:
                 image.mirror_image_promote(force)
             except (rbd.ImageBusy, rbd.ReadOnlyImage):
                 return False
         return True
 
-    def demote(self) -> None:
+    def demote(self, lease: Lease) -> None:
         """Demote."""
         with self._change("demoting") as image:
+            lease.require()
             image.mirror_image_demote()
 
-    def resync(self, image_id: str) -> None:
+    def resync(self, lease: Lease, image_id: str) -> None:
         """Flag just that image for deletion and a fresh copy."""
+        doing = "requesting a resync of"
         with (
-            self._pool(Purpose.WRITE, "requesting a resync of") as ioctx,
+            self._pool(Purpose.WRITE, doing) as ioctx,
+            step(doing),
             rbd.Image(ioctx, image_id=image_id) as image,
         ):
+            lease.require()
             image.mirror_image_resync()
 
     def resync_requested(self) -> bool:
@@ -160,9 +168,10 @@ class CephImage:
         ):
             return resync_requested(ioctx, image)
 
-    def take_snapshot(self) -> int:
+    def take_snapshot(self, lease: Lease) -> int:
         """Take a mirror snapshot and return its id."""
         with self._change("taking a mirror snapshot of") as image:
+            lease.require()
             return image.mirror_image_create_snapshot()
 
     def notes(self) -> Mapping[str, str]:
@@ -176,9 +185,11 @@ class CephImage:
             with self._read(ioctx) as image:
                 image_id, standing = image.id(), read_notes(image).get(key)
             if value is not None and value != standing:
-                write_note(ioctx, image_id, key, value)
+                with step(f"noting {key} on"):
+                    write_note(ioctx, image_id, key, value)
             elif value is None and standing is not None:
-                remove_note(ioctx, image_id, key)
+                with step(f"taking the note {key} off"):
+                    remove_note(ioctx, image_id, key)
 
     def keep_schedule(self, wanted: Schedule | None) -> None:
         """Leave exactly the wanted schedule on the image, or none."""
@@ -189,9 +200,11 @@ class CephImage:
         """Write or remove the resync record in the pool's metadata."""
         with self._pool(Purpose.WRITE, "writing the resync record of") as ioctx:
             if record is not None:
-                rbd.RBD().pool_metadata_set(ioctx, _record_key(self.spec), _dump(record))
+                with step("writing the resync record of"):
+                    rbd.RBD().pool_metadata_set(ioctx, _record_key(self.spec), _dump(record))
             elif read_record(ioctx, self.spec) is not None:
-                rbd.RBD().pool_metadata_remove(ioctx, _record_key(self.spec))
+                with step("removing the resync record of"):
+                    rbd.RBD().pool_metadata_remove(ioctx, _record_key(self.spec))
 
     def resync_record(self) -> ResyncRecord | None:
         """Read the resync record."""
@@ -210,7 +223,7 @@ class CephImage:
                     return
                 standing = dict(entries)
             if "csi.volname" in standing and standing.get("csi.imageid") != image_id.encode():
-                with rados.WriteOpCtx() as change:
+                with step(f"correcting {name} of"), rados.WriteOpCtx() as change:
                     ioctx.set_omap(change, ("csi.imageid",), (image_id,))
                     ioctx.operate_write_op(change, name)
 
@@ -231,7 +244,11 @@ class CephImage:
     @contextmanager
     def _change(self, doing: str) -> Iterator[rbd.Image]:
         """Lend the image opened for writing, on a handle without a timeout for OSDs."""
-        with self._pool(Purpose.WRITE, doing) as ioctx, rbd.Image(ioctx, self.spec.image) as image:
+        with (
+            self._pool(Purpose.WRITE, doing) as ioctx,
+            step(doing),
+            rbd.Image(ioctx, self.spec.image) as image,
+        ):
             yield image
 
     def _switch_on(self, image: rbd.Image) -> None:

@@ -7,6 +7,7 @@ from typing import Final
 import rados
 import rbd
 
+from csi_addons_rbd.ceph.fault_points import step
 from csi_addons_rbd.ceph.schedules import require_done
 from csi_addons_rbd.ceph.translate import translating
 from csi_addons_rbd.replication.image import ImageSpec, Parent
@@ -45,7 +46,7 @@ def flatten(cluster: rados.Rados, spec: ImageSpec) -> str:
     """
     doing = f"adding a task that flattens {spec}"
     command = {"prefix": "rbd task add flatten", "image_spec": spec.path}
-    with translating(doing):
+    with translating(doing), step("flattening"):
         code, out, status = cluster.mgr_command(json.dumps(command), b"")
     require_done(code, status, doing)
     progress = json.loads(out or "{}").get("progress", 0)

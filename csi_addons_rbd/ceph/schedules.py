@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import rados
 
+from csi_addons_rbd.ceph.fault_points import step
 from csi_addons_rbd.ceph.translate import translating
 from csi_addons_rbd.replication.calls import Schedule
 from csi_addons_rbd.replication.errors import ManagerUnavailable, PermissionDenied
@@ -32,10 +33,12 @@ def keep_schedule(cluster: rados.Rados, spec: ImageSpec, wanted: Schedule | None
     """
     standing = _list(cluster, spec)
     if wanted is not None and not any(_same(item, wanted) for item in standing):
-        _command(cluster, spec, "add", _arguments(wanted))
+        with step("adding to the schedule of"):
+            _command(cluster, spec, "add", _arguments(wanted))
     for item in standing:
         if wanted is None or not _same(item, wanted):
-            _command(cluster, spec, "remove", item)
+            with step("removing from the schedule of"):
+                _command(cluster, spec, "remove", item)
 
 
 def _list(cluster: rados.Rados, spec: ImageSpec) -> list[dict[str, str]]:

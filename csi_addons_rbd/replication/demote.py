@@ -12,7 +12,7 @@ from csi_addons_rbd.replication.errors import (
     PeerBehind,
     ResyncPending,
 )
-from csi_addons_rbd.replication.image import MirroredImage, MirrorView, SiteStatus
+from csi_addons_rbd.replication.image import Lease, MirroredImage, MirrorView, SiteStatus
 from csi_addons_rbd.replication.info import note_last_sync
 from csi_addons_rbd.replication.notes import SCHEDULE
 from csi_addons_rbd.replication.observations import Observation
@@ -47,10 +47,9 @@ def demote(
             raise ImageChanged(
                 f"{image.spec} was demoted and promoted by another driver meanwhile; ask again"
             )
-        lease.require()
         if view.primary:
             note_last_sync(image, view, observation)
-            _demote_without_schedule(image)
+            _demote_without_schedule(image, lease)
     if image.view().primary:
         raise ImageChanged(f"{image.spec} was demoted, but still reads primary; ask again")
     intruders = image.holders()
@@ -61,12 +60,12 @@ def demote(
         )
 
 
-def _demote_without_schedule(image: MirroredImage) -> None:
+def _demote_without_schedule(image: MirroredImage, lease: Lease) -> None:
     """Demote, and first take back the note of the schedule: a secondary takes no notes."""
     schedule = image.notes().get(SCHEDULE)
     image.note(SCHEDULE, None)
     try:
-        image.demote()
+        image.demote(lease)
     except DriverError:
         image.note(SCHEDULE, schedule)
         raise

@@ -231,7 +231,7 @@ class MirroredImage(Protocol):
         """Switch mirroring on, and the features that journal mode needs."""
         ...
 
-    def disable(self, *, force: bool) -> None:
+    def disable(self, lease: Lease, *, force: bool) -> None:
         """Switch mirroring off."""
         ...
 
@@ -239,19 +239,19 @@ class MirroredImage(Protocol):
         """Switch off the features that ``enable`` had to switch on."""
         ...
 
-    def promote(self, *, force: bool) -> bool:
+    def promote(self, lease: Lease, *, force: bool) -> bool:
         """Promote; ``False`` when librbd refuses (EBUSY, EROFS), for which there are reasons."""
         ...
 
-    def demote(self) -> None:
+    def demote(self, lease: Lease) -> None:
         """Demote."""
         ...
 
-    def resync(self, image_id: str) -> None:
+    def resync(self, lease: Lease, image_id: str) -> None:
         """Flag just that image, whatever bears its name by now, for deletion and a new copy."""
         ...
 
-    def take_snapshot(self) -> int:
+    def take_snapshot(self, lease: Lease) -> int:
         """Take a mirror snapshot and return its id."""
         ...
 

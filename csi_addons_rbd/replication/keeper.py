@@ -152,8 +152,7 @@ class SnapshotKeeper:
         with image.lease() as lease:
             if image.view().history.mark != view.history.mark:
                 return _WAITING
-            lease.require()
-            kept.taken(image.take_snapshot())
+            kept.taken(image.take_snapshot(lease))
         note_last_sync(image, view, observation)
         return kept.interval
 

@@ -124,8 +124,7 @@ def _force(image: MirroredImage) -> bool:
     with image.lease() as lease:
         if image.view().primary:
             return True
-        lease.require()
-        return image.promote(force=True)
+        return image.promote(lease, force=True)
 
 
 def _await_data(
@@ -164,8 +163,7 @@ def _take_over(image: MirroredImage, judge: "_Judge") -> bool:
             return True
         if judge.obstacle(view) is not None:
             return False
-        lease.require()
-        return image.promote(force=False)
+        return image.promote(lease, force=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

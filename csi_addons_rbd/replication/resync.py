@@ -130,8 +130,7 @@ class Resync:
                 image_id=view.image_id,
                 peers=[f"{peer.state.name}: {peer.description}" for peer in view.peers],
             )
-            lease.require()
-            image.resync(view.image_id)
+            image.resync(lease, view.image_id)
             image.record_resync(replace(record, sent=True))
 
     def _last_look(self, seen: MirrorView) -> MirrorView:

@@ -118,8 +118,7 @@ def disable(
         if now.primary != view.primary:
             raise ImageChanged(f"{image.spec} was promoted or demoted meanwhile; ask again")
         clear()
-        lease.require()
-        image.disable(force=force or not view.primary)
+        image.disable(lease, force=force or not view.primary)
     if image.view().state is not MirrorState.DISABLED:
         raise MirroringDisabling(f"mirroring of {image.spec} is being switched off; ask again")
 
