@@ -22,6 +22,7 @@ from prometheus_client import (
 )
 
 from csi_addons_rbd.config import Address
+from csi_addons_rbd.replication.calls import OPERATIONS, RunningOperations
 
 _SECONDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 45, 60, 120, 180)
 """From a pooled read (tens of milliseconds) to the controller's own deadline."""
@@ -68,6 +69,24 @@ class Metrics:
             ("cluster",),
             registry=self.registry,
         )
+        self.cluster_silent = Gauge(
+            "csi_addons_rbd_cluster_silent",
+            "1 while a part of the cluster does not answer and calls are refused at once.",
+            ("cluster",),
+            registry=self.registry,
+        )
+        self.operations_running = Gauge(
+            "csi_addons_rbd_operations_running",
+            "Operations that hold an image, whether or not a caller still waits.",
+            ("cluster", "operation"),
+            registry=self.registry,
+        )
+        self.operation_oldest_seconds = Gauge(
+            "csi_addons_rbd_operation_oldest_seconds",
+            "Age of the oldest of them.",
+            ("cluster", "operation"),
+            registry=self.registry,
+        )
         self.config_reload_failures = Counter(
             "csi_addons_rbd_config_reload_failures",
             "Changes of a configuration file that could not be used.",
@@ -92,6 +111,17 @@ class Metrics:
         for cluster in clusters:
             self.worker_starts.labels(cluster)
             self.worker_losses.labels(cluster)
+            self.cluster_silent.labels(cluster)
+            self.set_operations(cluster, ())
+
+    def set_operations(self, cluster: str, running: Iterable[RunningOperations]) -> None:
+        """Show what runs on a cluster now."""
+        by_name = {each.name: each for each in running}
+        for name in OPERATIONS:
+            each = by_name.get(name)
+            labels = (cluster, name)
+            self.operations_running.labels(*labels).set(each.count if each else 0)
+            self.operation_oldest_seconds.labels(*labels).set(each.oldest if each else 0)
 
     def expect_files(self, files: Iterable[str]) -> None:
         """Create the series of these configuration files at zero."""

@@ -15,7 +15,7 @@ from typing import Final, Self
 
 import structlog
 
-from csi_addons_rbd.replication.calls import Answer, Ask, Call, Place, Reply
+from csi_addons_rbd.replication.calls import Answer, Ask, Beat, Call, Place, Reply
 from csi_addons_rbd.replication.errors import (
     ClusterUnreachable,
     DeadlineExceeded,
@@ -27,6 +27,11 @@ from csi_addons_rbd.replication.errors import (
 _log = structlog.get_logger(__name__)
 _REAP_SECONDS: Final = 1.0
 """How long a worker that closed its connection may take to end."""
+_LOOK_SECONDS: Final = 2.0
+_LOOKS: Final = 10
+"""Looks in a row at which a worker, which beats every second, had no message."""
+_LOOKS_AT_FIRST: Final = 30
+"""The same for one that is still loading the Ceph libraries."""
 _KILL_SECONDS: Final = 0.5
 """How long the kernel may take to end a killed worker."""
 
@@ -104,12 +109,14 @@ class Worker:
         self._pending: dict[int, Future[Answer | DriverError]] = {}
         self._sender = threading.Thread(target=self._send, name=f"worker {name}, out", daemon=True)
         self._buried = threading.Event()
+        self._began = False
+        """Whether anything came from it yet."""
 
-    def watch(self, on_loss: Callable[[Self], None]) -> None:
+    def watch(self, on_beat: Callable[[Self, Beat], None], on_loss: Callable[[Self], None]) -> None:
         """Start to send and to read; ``on_loss`` is told when the process has ended."""
         self._sender.start()
         threading.Thread(
-            target=self._read, args=(on_loss,), name=f"worker {self.name}, in", daemon=True
+            target=self._read, args=(on_beat, on_loss), name=f"worker {self.name}, in", daemon=True
         ).start()
 
     def ask(self, call: Call, places: tuple[Place, ...], wait: Wait) -> Answer:
@@ -129,6 +136,10 @@ class Worker:
         if isinstance(answer, DriverError):
             raise answer
         return answer
+
+    def serves(self, place: Place, endpoints: frozenset[str]) -> bool:
+        """Tell whether a place, with monitors at these endpoints, is in this worker's cluster."""
+        return self.name == place.cluster or bool(self.endpoints & endpoints)
 
     def end(self) -> None:
         """Ask the process to end."""
@@ -172,10 +183,15 @@ class Worker:
             except OSError:
                 return  # the reading thread finds out why
 
-    def _read(self, on_loss: Callable[[Self], None]) -> None:
+    def _read(self, on_beat: Callable[[Self, Beat], None], on_loss: Callable[[Self], None]) -> None:
         try:
             while True:
-                self._resolve(self._connection.recv())
+                self._await_message()
+                message: Reply | Beat = self._connection.recv()
+                if isinstance(message, Beat):
+                    on_beat(self, message)
+                else:
+                    self._resolve(message)
         except (EOFError, OSError):
             pass
         except Exception:  # noqa: BLE001 - unpickling may raise anything
@@ -183,6 +199,19 @@ class Worker:
         finally:
             self._bury()
             on_loss(self)
+
+    def _await_message(self) -> None:
+        """Wait for the next message; a worker that has none for long is frozen, and is killed.
+
+        Looks are counted rather than seconds: this process may have been frozen itself.
+        """
+        looks = 0
+        while not self._connection.poll(_LOOK_SECONDS):
+            looks += 1
+            if looks == (_LOOKS if self._began else _LOOKS_AT_FIRST):
+                _log.error("a worker is frozen and is killed", cluster=self.name, pid=self.pid)
+                self._process.kill()
+        self._began = True
 
     def _resolve(self, reply: Reply) -> None:
         with self._lock:

@@ -6,7 +6,8 @@ process. A worker's death costs only the calls that run on its cluster; the next
 another one. Nothing is restored, because correctness never rests on a worker's memory.
 
 Two cluster ids that have a monitor in common are one Ceph cluster and share one worker: the
-table that keeps two operations off one image lives there.
+table that keeps two operations off one image lives there. A cluster whose monitors all moved
+keeps its worker for the same reason.
 """
 
 import multiprocessing
@@ -20,7 +21,7 @@ import structlog
 
 from csi_addons_rbd.config import Config
 from csi_addons_rbd.metrics import Metrics
-from csi_addons_rbd.replication.calls import Answer, Call, Place
+from csi_addons_rbd.replication.calls import Answer, Beat, Call, Place
 from csi_addons_rbd.replication.errors import Unavailable, VolumeNotFound
 from csi_addons_rbd.worker_process import Wait, Worker
 
@@ -82,10 +83,10 @@ class Workers:
         with self._lock:
             if self._closed:
                 raise Unavailable("the driver is shutting down; call again when it is back")
-            worker = next((each for each in self._workers if each.endpoints & endpoints), None)
+            worker = next((each for each in self._workers if each.serves(place, endpoints)), None)
             if worker is None:
                 return self._spawn(place.cluster, endpoints)
-            # monitors come and go; a cluster is still known by those it once had
+            # monitors come and go; a cluster is still known by its id, or by those it once had
             worker.endpoints |= endpoints
             if worker.ended is None:
                 return worker
@@ -104,15 +105,20 @@ class Workers:
         # the worker's end must exist only there: its end of file tells of the worker's death
         theirs.close()
         worker = Worker(cluster, endpoints, process, ours, self._config.max_calls_per_cluster)
-        worker.watch(self._lost)
+        worker.watch(self._heard, self._lost)
         self._workers.append(worker)
         self._metrics.worker_starts.labels(cluster).inc()
         _log.info("a worker was started", cluster=cluster, pid=process.pid)
         return worker
 
+    def _heard(self, worker: Worker, beat: Beat) -> None:
+        self._metrics.set_operations(worker.name, beat.operations)
+        self._metrics.cluster_silent.labels(worker.name).set(beat.silent)
+
     def _lost(self, worker: Worker) -> None:
         if self._closed:
             return
+        self._metrics.set_operations(worker.name, ())
         self._metrics.worker_losses.labels(worker.name).inc()
         _log.error("a worker was lost", cluster=worker.name, pid=worker.pid, how=worker.ended)
 

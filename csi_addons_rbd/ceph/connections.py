@@ -13,12 +13,14 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from math import inf
 from typing import Final
 
 import rados
 
+from csi_addons_rbd.ceph.pulse import LEASH, Pulse, Use
 from csi_addons_rbd.ceph.translate import translating
-from csi_addons_rbd.replication.calls import Credentials
+from csi_addons_rbd.replication.calls import Credentials, Place
 from csi_addons_rbd.replication.errors import (
     ClientBlocklisted,
     ClusterUnreachable,
@@ -26,6 +28,8 @@ from csi_addons_rbd.replication.errors import (
     Unauthenticated,
 )
 
+_FENCED: Final = 60
+"""Seconds for which a client stays fenced: longer than any watch of its lasts."""
 _BREAKING: Final = (ClusterUnreachable, PermissionDenied, Unauthenticated)
 
 
@@ -51,7 +55,7 @@ class _Key:
     purpose: Purpose
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Connection:
     """One handle: being connected or connected, shared by ``users`` calls."""
 
@@ -76,17 +80,34 @@ class Connections:
         self._idle = idle
         self._lock = threading.Lock()
         self._pool: dict[_Key, _Connection] = {}
+        self._writing: set[_Connection] = set()
+        """The handles that write and are not shut down, pooled or not."""
+        self.pulse = Pulse(self._probe, self._renew)
+        """Which places answer, and what hangs in them."""
 
     @contextmanager
     def use(
-        self, monitors: tuple[str, ...], credentials: Credentials, purpose: Purpose
+        self, place: Place, credentials: Credentials, purpose: Purpose, *, leash: float = LEASH
     ) -> Iterator[rados.Rados]:
         """Lend a connected handle; it is dropped if the block ends in a connection's error.
 
         Raises:
             Unauthenticated: cephx refuses user or key.
-            ClusterUnreachable: no monitor answered within the connect timeout.
+            ClusterUnreachable: no monitor answered within the connect timeout, or the place is
+                known to be silent.
         """
+        if purpose is Purpose.MANAGER:
+            leash = inf  # the manager may be away for as long as it likes
+        with (
+            self.pulse.use(place, credentials, leash),
+            self._lend(place.monitors, credentials, purpose) as cluster,
+        ):
+            yield cluster
+
+    @contextmanager
+    def _lend(
+        self, monitors: tuple[str, ...], credentials: Credentials, purpose: Purpose
+    ) -> Iterator[rados.Rados]:
         key = _Key(monitors=monitors, user=credentials.user, key=credentials.key, purpose=purpose)
         connection, first = self._join(key)
         try:
@@ -110,6 +131,8 @@ class Connections:
             first = key not in self._pool
             connection = self._pool.setdefault(key, _Connection())
             connection.users += 1
+            if key.purpose is Purpose.WRITE:
+                self._writing.add(connection)
             return connection, first
 
     def _connect(self, key: _Key, connection: _Connection) -> None:
@@ -147,6 +170,38 @@ class Connections:
             conf["rados_osd_op_timeout"] = str(self._read_timeout)
         return conf
 
+    def _probe(self, place: Place, credentials: Credentials) -> None:
+        """Read what every call reads, too: the mirroring of the place."""
+        with (
+            self._lend(place.monitors, credentials, Purpose.READ) as cluster,
+            translating(f"reading from pool {place.pool} of cluster {place.cluster}"),
+            cluster.open_ioctx2(place.pool) as ioctx,
+        ):
+            ioctx.set_namespace(place.namespace)
+            ioctx.stat("rbd_mirroring")
+
+    def _renew(self, place: Place) -> None:
+        """Forget the handles that lived through a silence: some never recover."""
+        with self._lock:
+            lived = [key for key in self._pool if key.monitors == place.monitors]
+        self._drop_pooled(lived)
+
+    def fence(self, stuck: Iterable[Use]) -> None:
+        """Have the cluster forget the clients that hang, whose watches and locks are in the way.
+
+        For a process that is about to end: its successor need not wait until they run out.
+        """
+        with self._lock:
+            writing = {each for each in self._writing if each.users}
+        addresses = {each.ready.result().get_addrs() for each in writing if _connected(each)}
+        for place, credentials in {use.place: use.credentials for use in stuck}.items():
+            with (
+                self._lend(place.monitors, credentials, Purpose.READ) as cluster,
+                translating(f"fencing this process on cluster {place.cluster}"),
+            ):
+                for address in addresses:
+                    cluster.blocklist_add(address, _FENCED)
+
     def _drop(self, key: _Key, connection: _Connection) -> None:
         with self._lock:
             connection.dropped = True
@@ -165,9 +220,8 @@ class Connections:
         with self._lock:
             connection.users -= 1
             connection.last_used = time.monotonic()
-            finished = connection.dropped and connection.users == 0
-        if finished:
-            _shut_down(connection)
+            if connection.dropped:
+                self._retire(connection)
 
     def _expire(self) -> None:
         """Forget handles that nobody used for long; the lock is held."""
@@ -177,13 +231,17 @@ class Connections:
                 del self._pool[key]
                 self._retire(connection)
 
-    @staticmethod
-    def _retire(connection: _Connection) -> None:
-        """Shut a handle down that nobody uses; its last user does it otherwise."""
+    def _retire(self, connection: _Connection) -> None:
+        """Shut a handle down that nobody uses, aside: it may take as long as a silence does."""
         if connection.users == 0:
+            self._writing.discard(connection)
             threading.Thread(target=_shut_down, args=(connection,), daemon=True).start()
 
 
+def _connected(connection: _Connection) -> bool:
+    return connection.ready.done() and connection.ready.exception() is None
+
+
 def _shut_down(connection: _Connection) -> None:
-    if connection.ready.exception() is None:
+    if _connected(connection):
         connection.ready.result().shutdown()

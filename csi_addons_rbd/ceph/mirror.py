@@ -17,10 +17,11 @@ from csi_addons_rbd.ceph.histories import resync_requested
 from csi_addons_rbd.ceph.image_notes import read_notes, remove_note, write_note
 from csi_addons_rbd.ceph.leases import CephLease, lease
 from csi_addons_rbd.ceph.parents import flatten, read_parents
+from csi_addons_rbd.ceph.pulse import LEASH, LONG_LEASH
 from csi_addons_rbd.ceph.schedules import keep_schedule
 from csi_addons_rbd.ceph.translate import translating
 from csi_addons_rbd.ceph.views import MODES, read_view
-from csi_addons_rbd.replication.calls import Credentials, MirroringMode, Schedule
+from csi_addons_rbd.replication.calls import Credentials, MirroringMode, Place, Schedule
 from csi_addons_rbd.replication.errors import FeaturesMissing, ImageHasDependents
 from csi_addons_rbd.replication.image import (
     ImageSpec,
@@ -44,7 +45,7 @@ class CephImage:
 
     spec: ImageSpec
     uuid: str
-    monitors: tuple[str, ...]
+    place: Place
     credentials: Credentials
     connections: Connections
 
@@ -70,7 +71,7 @@ class CephImage:
     def parents(self) -> tuple[Parent, ...]:
         """Name the images that a clone hangs on."""
         with (
-            self.connections.use(self.monitors, self.credentials, Purpose.READ) as cluster,
+            self.connections.use(self.place, self.credentials, Purpose.READ) as cluster,
             self._pool(Purpose.READ, "reading the parents of") as ioctx,
             self._read(ioctx) as image,
         ):
@@ -78,7 +79,7 @@ class CephImage:
 
     def flatten(self) -> str:
         """Have the manager copy everything that the parents hold."""
-        with self.connections.use(self.monitors, self.credentials, Purpose.MANAGER) as cluster:
+        with self.connections.use(self.place, self.credentials, Purpose.MANAGER) as cluster:
             return flatten(cluster, self.spec)
 
     def holders(self) -> tuple[str, ...]:
@@ -133,9 +134,9 @@ class CephImage:
                 image.update_features(standing, enabled=False)
         self.note(_SWITCHED_ON, None)
 
-    def promote(self, lease: Lease, *, force: bool) -> bool:
+    def promote(self, lease: Lease, *, force: bool, rolls_back: bool = False) -> bool:
         """Promote; ``False`` when librbd refuses for the time being."""
-        with self._change("promoting") as image:
+        with self._change("promoting", leash=LONG_LEASH if rolls_back else LEASH) as image:
             lease.require()
             try:
                 image.mirror_image_promote(force)
@@ -193,7 +194,7 @@ class CephImage:
 
     def keep_schedule(self, wanted: Schedule | None) -> None:
         """Leave exactly the wanted schedule on the image, or none."""
-        with self.connections.use(self.monitors, self.credentials, Purpose.MANAGER) as cluster:
+        with self.connections.use(self.place, self.credentials, Purpose.MANAGER) as cluster:
             keep_schedule(cluster, self.spec, wanted)
 
     def record_resync(self, record: ResyncRecord | None) -> None:
@@ -228,10 +229,10 @@ class CephImage:
                     ioctx.operate_write_op(change, name)
 
     @contextmanager
-    def _pool(self, purpose: Purpose, doing: str) -> Iterator[rados.Ioctx]:
+    def _pool(self, purpose: Purpose, doing: str, *, leash: float = LEASH) -> Iterator[rados.Ioctx]:
         """Lend the image's pool; Ceph's errors inside the block become ours."""
         with (
-            self.connections.use(self.monitors, self.credentials, purpose) as cluster,
+            self.connections.use(self.place, self.credentials, purpose, leash=leash) as cluster,
             translating(f"{doing} {self.spec}"),
             cluster.open_ioctx2(self.spec.pool_id) as ioctx,
         ):
@@ -242,10 +243,10 @@ class CephImage:
         return rbd.Image(ioctx, self.spec.image, read_only=True)
 
     @contextmanager
-    def _change(self, doing: str) -> Iterator[rbd.Image]:
+    def _change(self, doing: str, *, leash: float = LEASH) -> Iterator[rbd.Image]:
         """Lend the image opened for writing, on a handle without a timeout for OSDs."""
         with (
-            self._pool(Purpose.WRITE, doing) as ioctx,
+            self._pool(Purpose.WRITE, doing, leash=leash) as ioctx,
             step(doing),
             rbd.Image(ioctx, self.spec.image) as image,
         ):

@@ -61,7 +61,7 @@ class Volumes:
         )
 
     def _look(self, place: Place, call: Call) -> Found | Absent | None:
-        with self._connections.use(place.monitors, call.credentials, Purpose.READ) as cluster:
+        with self._connections.use(place, call.credentials, Purpose.READ) as cluster:
             ioctx = _open_pool(cluster, place)
             if ioctx is None:
                 return None
@@ -89,7 +89,7 @@ class Volumes:
             image=CephImage(
                 spec=spec,
                 uuid=uuid,
-                monitors=place.monitors,
+                place=place,
                 credentials=call.credentials,
                 connections=self._connections,
             )

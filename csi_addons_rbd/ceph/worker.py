@@ -11,18 +11,21 @@ import os
 import signal
 import sys
 import threading
+import time
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Final
 
 import rados
 import rbd
 import structlog
 
 from csi_addons_rbd.ceph.connections import Connections
+from csi_addons_rbd.ceph.pulse import EVERY, Use
 from csi_addons_rbd.ceph.volumes import Volumes
 from csi_addons_rbd.config import Config
 from csi_addons_rbd.logs import configure
-from csi_addons_rbd.replication.calls import Answer, Ask, Reply
+from csi_addons_rbd.replication.calls import Answer, Ask, Beat, Reply
 from csi_addons_rbd.replication.errors import (
     ClientBlocklisted,
     DriverError,
@@ -32,6 +35,10 @@ from csi_addons_rbd.replication.errors import (
 from csi_addons_rbd.replication.operations import Deadline
 from csi_addons_rbd.replication.replicator import Replicator
 
+STUCK: Final = 75
+"""Exit code of a worker in which librbd hangs for good."""
+_FENCING: Final = 5.0
+"""Seconds that fencing may take."""
 _log = structlog.get_logger()
 
 
@@ -86,16 +93,17 @@ class Worker:
         self._sending = threading.Lock()
         # calls that outlive their callers still run: room for as many again
         self._free = threading.BoundedSemaphore(2 * config.max_calls_per_cluster)
-        connections = Connections(
+        self._connections = Connections(
             connect_timeout=config.connect_timeout, read_timeout=config.read_timeout
         )
-        self._volumes = Volumes(connections)
+        self._volumes = Volumes(self._connections)
         self._replicator = Replicator(
             wait=config.promote_wait, check_interval=config.state_check_interval
         )
 
     def serve(self) -> None:
         """Take calls until the other side is gone, then end at once, whatever still runs."""
+        threading.Thread(target=self._beat, daemon=True).start()
         while True:
             try:
                 ask: Ask = self._connection.recv()
@@ -135,8 +143,38 @@ class Worker:
         return self._replicator.answer(ask.call, found, deadline)
 
     def _reply(self, ask: Ask, answer: Answer | DriverError) -> None:
+        self._send(Reply(number=ask.number, answer=answer))
+
+    def _send(self, message: Reply | Beat) -> None:
         with self._sending:
             try:
-                self._connection.send(Reply(number=ask.number, answer=answer))
+                self._connection.send(message)
             except OSError:
                 os._exit(0)
+
+    def _beat(self) -> None:
+        pulse = self._connections.pulse
+        while True:
+            stuck = pulse.look()
+            if stuck:
+                self._give_up(stuck)
+            self._send(Beat(operations=self._replicator.running(), silent=bool(pulse.silent)))
+            time.sleep(EVERY)
+
+    def _give_up(self, stuck: tuple[Use, ...]) -> None:
+        """End, to be replaced: no thread can be taken back from librbd."""
+        _log.error(
+            "librbd hangs although the cluster answers; this worker makes way for another",
+            worker=self._name,
+            hanging=len(stuck),
+        )
+        fencing = threading.Thread(target=self._fence, args=(stuck,), daemon=True)
+        fencing.start()
+        fencing.join(_FENCING)
+        os._exit(STUCK)
+
+    def _fence(self, stuck: tuple[Use, ...]) -> None:
+        try:
+            self._connections.fence(stuck)
+        except DriverError as exc:
+            _log.warning("could not fence the clients that hang", error=exc.message)

@@ -7,7 +7,7 @@ worker.
 
 from dataclasses import dataclass, field, fields
 from enum import Enum, StrEnum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from csi_addons_rbd.replication.errors import DriverError
 from csi_addons_rbd.replication.volume_id import VolumeId
@@ -124,6 +124,9 @@ class DestinationCall(Call):
     """GetReplicationDestinationInfo."""
 
 
+OPERATIONS: Final = ("enable", "disable", "promote", "demote", "resync")
+"""The calls that hold their image while they run."""
+
 # --- where a handle leads -----------------------------------------------------------------
 
 
@@ -197,6 +200,26 @@ class Ask:
     """Where the volume may lie in this worker's cluster, in the order to look."""
     seconds: float
     """How long somebody will wait for the reply."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningOperations:
+    """The operations of one kind that hold an image, whether or not a caller still waits."""
+
+    name: str
+    """The kind, such as ``promote``."""
+    count: int
+    oldest: float
+    """Age of the oldest, in seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """What a worker tells every second, unasked: that it lives, and how it is."""
+
+    operations: tuple[RunningOperations, ...]
+    silent: bool
+    """Whether a part of the cluster does not answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

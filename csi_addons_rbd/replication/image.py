@@ -239,8 +239,11 @@ class MirroredImage(Protocol):
         """Switch off the features that ``enable`` had to switch on."""
         ...
 
-    def promote(self, lease: Lease, *, force: bool) -> bool:
-        """Promote; ``False`` when librbd refuses (EBUSY, EROFS), for which there are reasons."""
+    def promote(self, lease: Lease, *, force: bool, rolls_back: bool = False) -> bool:
+        """Promote; ``False`` when librbd refuses (EBUSY, EROFS), for which there are reasons.
+
+        Rolling back an incomplete copy may take many minutes.
+        """
         ...
 
     def demote(self, lease: Lease) -> None:

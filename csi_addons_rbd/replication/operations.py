@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Final, Self
 
-from csi_addons_rbd.replication.calls import Answer, Call
+from csi_addons_rbd.replication.calls import Answer, Call, RunningOperations
 from csi_addons_rbd.replication.errors import DeadlineExceeded, OperationRunning
 from csi_addons_rbd.replication.image import ImageSpec
 
@@ -87,6 +87,17 @@ class Operations:
         self._end(key)
         mine.answer.set_result(answer)
         return answer
+
+    def running(self) -> tuple[RunningOperations, ...]:
+        """Count what runs, by kind."""
+        with self._lock:
+            ages: dict[str, list[float]] = {}
+            for each in self._running.values():
+                ages.setdefault(each.call.name, []).append(time.monotonic() - each.began)
+        return tuple(
+            RunningOperations(name=name, count=len(of_kind), oldest=max(of_kind))
+            for name, of_kind in ages.items()
+        )
 
     def _end(self, key: tuple[int, str, str]) -> None:
         with self._lock:

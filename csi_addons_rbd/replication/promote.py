@@ -122,9 +122,11 @@ def _insist(image: MirroredImage, patience: Patience) -> None:
 
 def _force(image: MirroredImage) -> bool:
     with image.lease() as lease:
-        if image.view().primary:
+        view = image.view()
+        if view.primary:
             return True
-        return image.promote(lease, force=True)
+        incomplete = bool(view.history.progress)
+        return image.promote(lease, force=True, rolls_back=incomplete)
 
 
 def _await_data(

@@ -17,6 +17,7 @@ from csi_addons_rbd.replication.calls import (
     PromoteCall,
     ResyncCall,
     Resynced,
+    RunningOperations,
     Schedule,
 )
 from csi_addons_rbd.replication.demote import demote
@@ -72,6 +73,10 @@ class Replicator:
             case _:
                 work = partial(self._operate, image, call, self._patience(deadline))
                 return self._operations.run(image.spec, call, work, deadline)
+
+    def running(self) -> tuple[RunningOperations, ...]:
+        """Count the operations that hold an image."""
+        return self._operations.running()
 
     def _patience(self, deadline: Deadline) -> Patience:
         longest = deadline.earlier(_MARGIN)

@@ -120,6 +120,9 @@ def _attempt(target: _Target) -> bool:
         _log.warning("schedule not in line", image=image.spec.path, error=exc.message)
         target.refused = exc if isinstance(exc, PermissionDenied) else None
         return schedule is None or target.refused is not None
+    except Exception:  # noqa: BLE001 - or nobody would go after this image's schedule again
+        _log.exception("a fault of the driver", image=image.spec.path)
+        return False
     return True
 
 

@@ -19,6 +19,7 @@ from csi_addons_rbd.config import Config
 from csi_addons_rbd.replication.calls import (
     Answer,
     Ask,
+    Beat,
     Call,
     Credentials,
     DemoteCall,
@@ -31,6 +32,7 @@ from csi_addons_rbd.replication.calls import (
     Reply,
     ResyncCall,
     Resynced,
+    RunningOperations,
 )
 from csi_addons_rbd.replication.errors import SplitBrain, VolumeNotFound
 from csi_addons_rbd.replication.volume_id import VolumeId
@@ -52,6 +54,11 @@ class Pool(IntEnum):
     LATE = 7
     WRONG = 8
     GARBAGE = 9
+    BEAT = 10
+    FREEZE = 11
+
+
+SIGNALS = {Pool.CRASH: signal.SIGSEGV, Pool.FREEZE: signal.SIGSTOP}
 
 
 def work(connection: Connection, config: Config, name: str) -> None:
@@ -77,8 +84,8 @@ def act(connection: Connection, ask: Ask) -> None:
             connection.send(Reply(number=ask.number, answer=gone))
         case Pool.SPLIT:
             connection.send(Reply(number=ask.number, answer=SplitBrain("split-brain")))
-        case Pool.CRASH:
-            os.kill(os.getpid(), signal.SIGSEGV)
+        case Pool.CRASH | Pool.FREEZE as deed:
+            os.kill(os.getpid(), SIGNALS[deed])
         case Pool.EXIT:
             sys.exit(3)
         case Pool.LATE:
@@ -88,8 +95,10 @@ def act(connection: Connection, ask: Ask) -> None:
             connection.send(Reply(number=ask.number, answer=Resynced(ready=True)))
         case Pool.GARBAGE:
             connection.send_bytes(b"not a pickle")
-        case Pool.SILENT:
-            pass
+        case Pool.BEAT:
+            promotions = RunningOperations(name="promote", count=2, oldest=61.5)
+            connection.send(Beat(operations=(promotions,), silent=True))
+            connection.send(Reply(number=ask.number, answer=None))
 
 
 def answer(call: Call, place: Place) -> Answer:

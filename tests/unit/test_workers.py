@@ -14,6 +14,7 @@ import stand_in
 from prometheus_client import generate_latest
 from stand_in import Pool, demote, place
 
+from csi_addons_rbd import worker_process
 from csi_addons_rbd.config import Config
 from csi_addons_rbd.metrics import Metrics
 from csi_addons_rbd.replication.errors import (
@@ -57,7 +58,8 @@ def bound(seconds: float = 20) -> Wait:
 def count(metrics: Metrics, series: str) -> float:
     """Return the sum of one metric over its labels."""
     lines = generate_latest(metrics.registry).decode().splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{series}{{"))
+    series = series if "{" in series else f"{series}{{"
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(series))
 
 
 def test_answer_and_error(workers: Workers) -> None:
@@ -190,7 +192,7 @@ def test_limit_of_one_cluster(workers: Workers) -> None:
         held = [
             others.submit(workers.ask, demote(), (place(Pool.SILENT),), bound(2)) for _ in range(2)
         ]
-        eventually(lambda: refused(workers))
+        eventually(lambda: bool(workers._workers) and len(workers._workers[0]._pending) == 2)
         began = time.monotonic()
         with pytest.raises(Exhausted, match="2 calls to cluster here"):
             workers.ask(demote(), (place(Pool.ANSWER),), bound())
@@ -214,6 +216,38 @@ def test_worker_that_does_not_read(config: Config, metrics: Metrics) -> None:
             assert time.monotonic() - began < 10
     finally:
         workers.close(0.1)
+
+
+def test_beats_show_in_the_metrics(workers: Workers, metrics: Metrics) -> None:
+    """What runs and whether the cluster is silent; a lost worker runs nothing."""
+    workers.ask(demote(), (place(Pool.BEAT),), bound())
+    assert count(metrics, "csi_addons_rbd_cluster_silent") == 1
+    assert count(metrics, 'csi_addons_rbd_operations_running{cluster="here",operation="pro') == 2
+    assert count(metrics, "csi_addons_rbd_operation_oldest_seconds") == 61.5
+    with pytest.raises(WorkerLost):
+        workers.ask(demote(), (place(Pool.CRASH),), bound())
+    eventually(lambda: count(metrics, "csi_addons_rbd_operations_running") == 0)
+
+
+def test_a_frozen_worker_is_replaced(
+    workers: Workers, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that does not even beat gives its calls back, and makes way."""
+    monkeypatch.setattr(worker_process, "_LOOK_SECONDS", 0.15)
+    workers.ask(demote(), (place(Pool.ANSWER),), bound())
+    with pytest.raises(WorkerLost, match="Killed"):
+        workers.ask(demote(), (place(Pool.FREEZE),), bound())
+    assert workers.ask(demote(), (place(Pool.ANSWER),), bound()) is None
+    assert count(metrics, "csi_addons_rbd_worker_losses_total") == 1
+
+
+def test_a_cluster_whose_monitors_moved_keeps_its_worker(
+    workers: Workers, metrics: Metrics
+) -> None:
+    """Its table of operations must not be split."""
+    for monitor in ("10.0.0.1:6789", "10.0.0.2:6789"):
+        workers.ask(demote(), (place(Pool.ANSWER, "one", monitor),), bound())
+    assert count(metrics, "csi_addons_rbd_worker_starts_total") == 1
 
 
 def test_close(workers: Workers) -> None:
@@ -254,15 +288,6 @@ def test_stray_signal(workers: Workers) -> None:
     os.kill(worker, signal.SIGINT)
     assert workers.ask(demote(), (place(Pool.ANSWER),), bound()) is None
     assert children() == [worker]
-
-
-def refused(workers: Workers) -> bool:
-    """Tell whether the cluster's places are taken."""
-    try:
-        workers.ask(demote(), (place(Pool.ANSWER),), bound())
-    except Exhausted:
-        return True
-    return False
 
 
 def children() -> list[int]:

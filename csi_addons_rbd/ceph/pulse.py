@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a cluster answers, and whether something hangs although it does.
+
+A place (a pool, or a namespace in it) that failed to answer is *silent*: calls are refused at
+once, and it alone is probed, once a second, until it answers. What was inside of librbd during
+the silence and is not out again well after it, hangs for good (Ceph 16 was seen to): then only a
+new process helps.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import inf
+from typing import Final, TypeAlias
+
+import structlog
+
+from csi_addons_rbd.replication.calls import Credentials, Place
+from csi_addons_rbd.replication.errors import ClusterUnreachable, DriverError
+
+EVERY: Final = 1.0
+"""Seconds between two looks, and between two probes of a silent place."""
+_LONG: Final = 3.0
+"""Seconds inside of one use of Ceph after which its place is probed, too: a write says nothing
+of a cluster that fell silent meanwhile, since it knows no time limit."""
+LEASH: Final = 15.0
+"""Seconds after the end of a silence by which a use that lived through it is over, or hangs."""
+LONG_LEASH: Final = 300.0
+"""The same for what may take minutes by itself."""
+
+Probe: TypeAlias = Callable[[Place, Credentials], None]
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Use:
+    """One stay inside of Ceph's libraries."""
+
+    place: Place
+    credentials: Credentials
+    leash: float
+    """Seconds that it may go on after a silence; infinite for what may wait for somebody else."""
+    began: float
+
+    def long(self, now: float) -> bool:
+        """Tell whether it takes so long that a look at the place is due."""
+        return now - self.began > _LONG and self.leash < inf
+
+
+@dataclass(slots=True, kw_only=True)
+class _Watched:
+    """What is known of a place since it gave reason to look."""
+
+    credentials: Credentials
+    cause: str = ""
+    """Why it is silent; empty while it is not, or not known to be."""
+    since: float
+    ended: float | None = None
+    """When its last silence ended."""
+
+
+class Pulse:
+    """The places of one worker. Every method may be called from any thread.
+
+    Args:
+        probe: Reads from a place; raises ``ClusterUnreachable`` when no answer came.
+        revived: Told of a place that answers again after a silence.
+    """
+
+    def __init__(self, probe: Probe, revived: Callable[[Place], None]) -> None:
+        self._probe = probe
+        self._revived = revived
+        self._lock = threading.Lock()
+        self._uses: set[Use] = set()
+        self._watched: dict[Place, _Watched] = {}
+
+    @contextmanager
+    def use(self, place: Place, credentials: Credentials, leash: float) -> Iterator[None]:
+        """Stay inside of Ceph's libraries for the length of a block.
+
+        Raises:
+            ClusterUnreachable: the place is known to be silent.
+        """
+        self._require_answers(place)
+        use = Use(place=place, credentials=credentials, leash=leash, began=time.monotonic())
+        with self._lock:
+            self._uses.add(use)
+        try:
+            yield
+        except ClusterUnreachable:
+            self._watch(place, credentials)
+            raise
+        finally:
+            with self._lock:
+                self._uses.discard(use)
+
+    def look(self) -> tuple[Use, ...]:
+        """Have places probed in which something takes long; return what hangs for good."""
+        now = time.monotonic()
+        with self._lock:
+            long = [use for use in self._uses if use.long(now)]
+            stuck = tuple(use for use in long if self._hangs(use, now))
+        for use in long:
+            self._watch(use.place, use.credentials)
+        return stuck
+
+    @property
+    def silent(self) -> tuple[Place, ...]:
+        """The places that do not answer."""
+        with self._lock:
+            return tuple(place for place, watched in self._watched.items() if watched.cause)
+
+    def _require_answers(self, place: Place) -> None:
+        with self._lock:
+            watched = self._watched.get(place)
+            if watched is None or not watched.cause:
+                return
+            cause, seconds = watched.cause, time.monotonic() - watched.since
+        raise ClusterUnreachable(
+            f"cluster {place.cluster} has not answered for {seconds:.0f} s and is tried again "
+            f"every second; refused meanwhile; the cause: {cause}"
+        )
+
+    def _hangs(self, use: Use, now: float) -> bool:
+        watched = self._watched.get(use.place)
+        if watched is None or watched.cause or watched.ended is None:
+            return False
+        return use.began < watched.ended and now - watched.ended > use.leash
+
+    def _watch(self, place: Place, credentials: Credentials) -> None:
+        """Probe a place until it answers and nothing in it takes long; one thread for each."""
+        watched = _Watched(credentials=credentials, since=time.monotonic())
+        with self._lock:
+            if place in self._watched:
+                return
+            self._watched[place] = watched
+        threading.Thread(target=self._probe_on, args=(place, watched), daemon=True).start()
+
+    def _probe_on(self, place: Place, watched: _Watched) -> None:
+        while True:
+            asked = time.monotonic()
+            cause = self._silence(place, watched.credentials)
+            if cause:
+                self._fell_silent(place, watched, cause)
+            elif watched.cause or time.monotonic() - asked > _LONG:
+                self._answered(place, watched)
+            with self._lock:
+                if not watched.cause and not self._long_in(place):
+                    del self._watched[place]
+                    return
+            time.sleep(EVERY)
+
+    def _long_in(self, place: Place) -> bool:
+        now = time.monotonic()
+        return any(use.place == place and use.long(now) for use in self._uses)
+
+    def _silence(self, place: Place, credentials: Credentials) -> str:
+        """Return why a place does not answer; empty when it does, be it with a refusal."""
+        try:
+            self._probe(place, credentials)
+        except ClusterUnreachable as exc:
+            return exc.message
+        except DriverError:
+            return ""
+        except Exception:  # noqa: BLE001 - the place must be probed on
+            _log.exception("a fault of the driver", place=place)
+        return ""
+
+    def _fell_silent(self, place: Place, watched: _Watched, cause: str) -> None:
+        if not watched.cause:
+            _log.error("a cluster does not answer", cluster=place.cluster, error=cause)
+            watched.since = time.monotonic()
+        watched.cause = cause
+
+    def _answered(self, place: Place, watched: _Watched) -> None:
+        _log.warning("a cluster answers again", cluster=place.cluster)
+        self._revived(place)
+        watched.cause, watched.ended = "", time.monotonic()
