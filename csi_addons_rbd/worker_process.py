@@ -15,7 +15,7 @@ from typing import Final, Self
 
 import structlog
 
-from csi_addons_rbd.replication.calls import Answer, Ask, Beat, Call, Place, Reply
+from csi_addons_rbd.replication.calls import STUCK, Answer, Ask, Beat, Call, Place, Reply
 from csi_addons_rbd.replication.errors import (
     ClusterUnreachable,
     DeadlineExceeded,
@@ -237,6 +237,8 @@ class Worker:
 
 
 def _how(exit_code: int | None) -> str:
+    if exit_code == STUCK:
+        return "hung in librbd although the cluster answers, and was replaced"
     if exit_code is None or exit_code >= 0:
         return f"ended with exit code {exit_code}"
     return f"was ended by signal {-exit_code} ({signal.strsignal(-exit_code)})"

@@ -11,6 +11,7 @@ from typing import Any, Final
 import rados
 import rbd
 
+from csi_addons_rbd.ceph.image_notes import read_metadata
 from csi_addons_rbd.ceph.rbd_journal import (
     OWN_CLIENT,
     epoch_start,
@@ -121,7 +122,7 @@ def resync_requested(ioctx: rados.Ioctx, image: rbd.Image) -> bool:
         return read_resync_request(ioctx, image.id())
     return any(
         '"resync_requested": true' in value
-        for key, value in image.metadata_list()
+        for key, value in read_metadata(image).items()
         if key.startswith(_MIRROR_METADATA)
     )
 

@@ -8,10 +8,13 @@ notes this way, too.
 """
 
 import struct
+from contextlib import suppress
 from typing import Final
 
 import rados
 import rbd
+
+from csi_addons_rbd.replication.errors import CephFailure
 
 _PREFIX: Final = ".rbd.csi-addons-rbd."
 
@@ -20,9 +23,23 @@ def read_notes(image: rbd.Image) -> dict[str, str]:
     """Read all of them."""
     return {
         key.removeprefix(_PREFIX): value
-        for key, value in image.metadata_list()
+        for key, value in read_metadata(image).items()
         if key.startswith(_PREFIX)
     }
+
+
+def read_metadata(image: rbd.Image) -> dict[str, str]:
+    """Read all metadata of an image, anybody's.
+
+    Where that fails, the binding stumbles over its own error text (Ceph 16), and the cause is
+    lost; so a single entry is asked for, which fails for the same reason and tells it.
+    """
+    try:
+        return dict(image.metadata_list())
+    except AttributeError:
+        with suppress(KeyError):
+            image.metadata_get(_PREFIX)
+        raise CephFailure("the metadata of an image could not be read; ask again") from None
 
 
 def write_note(ioctx: rados.Ioctx, image_id: str, key: str, value: str) -> None:

@@ -25,7 +25,7 @@ EVERY: Final = 1.0
 _LONG: Final = 3.0
 """Seconds inside of one use of Ceph after which its place is probed, too: a write says nothing
 of a cluster that fell silent meanwhile, since it knows no time limit."""
-LEASH: Final = 15.0
+LEASH: Final = 20.0
 """Seconds after the end of a silence by which a use that lived through it is over, or hangs."""
 LONG_LEASH: Final = 300.0
 """The same for what may take minutes by itself."""

@@ -25,7 +25,7 @@ from csi_addons_rbd.ceph.pulse import EVERY, Use
 from csi_addons_rbd.ceph.volumes import Volumes
 from csi_addons_rbd.config import Config
 from csi_addons_rbd.logs import configure
-from csi_addons_rbd.replication.calls import Answer, Ask, Beat, Reply
+from csi_addons_rbd.replication.calls import STUCK, Answer, Ask, Beat, Reply
 from csi_addons_rbd.replication.errors import (
     ClientBlocklisted,
     DriverError,
@@ -35,8 +35,6 @@ from csi_addons_rbd.replication.errors import (
 from csi_addons_rbd.replication.operations import Deadline
 from csi_addons_rbd.replication.replicator import Replicator
 
-STUCK: Final = 75
-"""Exit code of a worker in which librbd hangs for good."""
 _FENCING: Final = 5.0
 """Seconds that fencing may take."""
 _log = structlog.get_logger()

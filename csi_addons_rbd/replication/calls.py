@@ -186,6 +186,9 @@ Answer: TypeAlias = ReplicationInfo | Located | Resynced | None
 
 # --- between the serving process and a worker ---------------------------------------------
 
+STUCK: Final = 75
+"""Exit code of a worker in which librbd hangs for good, although the cluster answers."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:

@@ -122,7 +122,7 @@ def _attempt(target: _Target) -> bool:
         return schedule is None or target.refused is not None
     except Exception:  # noqa: BLE001 - or nobody would go after this image's schedule again
         _log.exception("a fault of the driver", image=image.spec.path)
-        return False
+        return schedule is None
     return True
 
 
