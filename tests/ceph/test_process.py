@@ -10,11 +10,13 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 from conftest import COMMAND
 from csi_addons_conformance.case import expect, poll, settle
 from csi_addons_conformance.driver_process import DriverProcess
 from csi_addons_conformance.stage import Stage
 
+from csi_addons_rbd.ceph.fault_points import VARIABLE
 from lab import Volume
 
 
@@ -91,3 +93,41 @@ def test_sigterm_ends_it_within_the_grace(stage: Stage) -> None:
     assert not Path(driver.endpoint.removeprefix("unix://")).exists()
     assert not [pid for pid in running if Path(f"/proc/{pid}").exists()]
     driver.start()
+
+
+def test_sigterm_ends_it_while_librbd_hangs(stage: Stage) -> None:
+    """A demote that waits for a frozen OSD does not keep the process; its caller is told."""
+    volume, driver = stage.mirrored(), stage.here.driver
+    with stage.here.frozen("osd"), ThreadPoolExecutor() as executor:
+        hanging = executor.submit(stage.here.client.demote, volume.handle)
+        time.sleep(2)  # let the call arrive there
+        began = time.monotonic()
+        assert driver.stop() == 0
+        assert time.monotonic() - began < 15
+        expect(hanging.result(timeout=10), "UNAVAILABLE", "CANCELLED")
+    driver.start()
+    settle(lambda: stage.here.client.demote(volume.handle), seconds=60)
+
+
+def test_a_worker_in_which_librbd_hangs_is_replaced(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What does not come back after an outage is given up, and the same call converges."""
+    volume, driver = stage.mirrored(), stage.here.driver
+    fault = tmp_path / "fault"
+    monkeypatch.setenv(VARIABLE, str(fault))
+    stage.here.restart_driver()
+    serving = driver.pid
+    fault.write_text("hang 1")
+    with ThreadPoolExecutor() as executor:
+        hanging = executor.submit(stage.here.client.demote, volume.handle)
+        poll(lambda: not fault.exists(), seconds=30, what="a step is reached")
+        expect(stage.here.client.promote(volume.handle), "ABORTED", saying=("demote",), within=5)
+        with stage.here.frozen("osd"):
+            time.sleep(12)
+        lost = hanging.result(timeout=45)
+    expect(lost, "UNAVAILABLE", saying=("hung",))
+    assert lost.reason == "WORKER_LOST"
+    settle(lambda: stage.here.client.demote(volume.handle), seconds=60)
+    assert driver.pid == serving
+    assert 'worker_losses_total{cluster="site-dr1"} 1.0' in metrics(driver)

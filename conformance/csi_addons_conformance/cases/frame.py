@@ -247,6 +247,28 @@ def frozen_cluster(stage: Stage) -> None:
 
 
 @case(
+    "frame/silent-cluster",
+    kind=Kind.CONTRACT,
+    row="A cluster that just failed to answer costs no further caller its time; it heals without "
+    "a restart",
+    modes=SNAPSHOT,
+    alone=True,
+)
+def silent_cluster(stage: Stage) -> None:
+    """Once a cluster failed to answer, calls are refused at once until it answers again."""
+    volume, client = stage.mirrored(), stage.here.client
+    with stage.here.frozen("osd"):
+        first = client.info(volume.handle)
+        expect(first, "UNAVAILABLE", within=_OWN_BOUND)
+        poll(lambda: client.info(volume.handle).seconds < 1, seconds=30, what="a refusal at once")
+        for _ in range(5):
+            expect(client.info(volume.handle), "UNAVAILABLE", within=1)
+    thawed = time.monotonic()
+    settle(lambda: client.destination(volume.handle), seconds=60)
+    stage.say(f"{first.seconds:.1f} s at first; healed {time.monotonic() - thawed:.1f} s later")
+
+
+@case(
     "frame/sidecars-bytes",
     kind=Kind.SPEC,
     row="requests as sidecars sent them before and after the move to replication_source",

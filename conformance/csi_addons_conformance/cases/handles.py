@@ -17,6 +17,7 @@ from csi_addons_conformance.client import METHODS, source
 from csi_addons_conformance.sites import SiteUnderTest
 from csi_addons_conformance.stage import SIZE, Stage
 from lab import Volume
+from lab.site import free_port
 from lab.volumes import handle_of
 
 _WITH_FIELD_1 = tuple(each for each in METHODS if each != "GetReplicationDestinationInfo")
@@ -322,6 +323,25 @@ def broken_files(stage: Stage) -> None:
             finally:
                 path.write_text(good)
             expect(client.enable(handle), "OK")
+
+
+@case(
+    "handles/monitors-moved",
+    kind=Kind.CONTRACT,
+    row="Both files are re-read when they change, without a restart: monitors move",
+    modes=SNAPSHOT,
+    alone=True,
+)
+def monitors_moved(stage: Stage) -> None:
+    """Monitors at an address where nobody listens are UNAVAILABLE; at the new one all is well."""
+    client, volume = stage.here.client, stage.volume()
+    dead = f"v2:127.0.0.1:{free_port()}"
+    with _rewritten(
+        stage.here, _CONFIG, lambda entries: [{**each, "monitors": [dead]} for each in entries]
+    ):
+        for _ in range(2):
+            expect(client.enable(volume.handle), "UNAVAILABLE", within=30)
+    expect(client.enable(volume.handle), "OK")
 
 
 def _log(site: SiteUnderTest) -> str:
