@@ -44,6 +44,14 @@ class Mutation:
 
 MUTATIONS: Final = (
     Mutation(
+        name="a silent cluster costs every caller its time",
+        file="ceph/pulse.py",
+        old="            if watched is None or not watched.cause:\n",
+        new="            if watched is None or watched:\n",
+        case="frame/silent-cluster",
+        alone=True,
+    ),
+    Mutation(
         name="wrong code for what is not mirrored",
         file="replication/errors.py",
         old="class NotEnabled(PreconditionFailed):",
