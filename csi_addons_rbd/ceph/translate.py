@@ -33,7 +33,10 @@ _TABLE: Final[dict[int, tuple[type[DriverError], str]]] = {
         PermissionDenied,
         "the user's caps do not allow it; needed are 'profile rbd' for mon, osd and mgr",
     ),
-    errno.ETIMEDOUT: (ClusterUnreachable, "the cluster does not answer; see its health"),
+    errno.ETIMEDOUT: (
+        ClusterUnreachable,
+        "the cluster does not answer in time; see its health (OSDs down, pool full)",
+    ),
     errno.ENOTCONN: (ClusterUnreachable, "the connection was lost; ask again"),
     errno.ESHUTDOWN: (
         ClientBlocklisted,

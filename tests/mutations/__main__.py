@@ -104,8 +104,8 @@ MUTATIONS: Final = (
     Mutation(
         name="demote under an open writer",
         file="replication/demote.py",
-        old='        holders = ", ".join(image.holders())\n',
-        new='        holders = ""\n',
+        old="        holders = image.holders()\n",
+        new="        holders = ()\n",
         case="demote/open-writer",
     ),
     Mutation(
