@@ -131,8 +131,6 @@ class Connections:
             first = key not in self._pool
             connection = self._pool.setdefault(key, _Connection())
             connection.users += 1
-            if key.purpose is Purpose.WRITE:
-                self._writing.add(connection)
             return connection, first
 
     def _connect(self, key: _Key, connection: _Connection) -> None:
@@ -143,6 +141,9 @@ class Connections:
             self._drop(key, connection)
             connection.ready.set_exception(exc)
             raise
+        if key.purpose is Purpose.WRITE:
+            with self._lock:
+                self._writing.add(connection)
 
     def _dial(self, key: _Key) -> rados.Rados:
         with translating(f"connecting to {', '.join(key.monitors)} as client.{key.user}"):
@@ -192,8 +193,8 @@ class Connections:
         For a process that is about to end: its successor need not wait until they run out.
         """
         with self._lock:
-            writing = {each for each in self._writing if each.users}
-        addresses = {each.ready.result().get_addrs() for each in writing if _connected(each)}
+            writing = [each.ready.result() for each in self._writing if each.users]
+        addresses = [cluster.get_addrs() for cluster in writing]
         for place, credentials in {use.place: use.credentials for use in stuck}.items():
             with (
                 self._lend(place.monitors, credentials, Purpose.READ) as cluster,
@@ -233,7 +234,7 @@ class Connections:
 
     def _retire(self, connection: _Connection) -> None:
         """Shut a handle down that nobody uses, aside: it may take as long as a silence does."""
-        if connection.users == 0:
+        if connection.users == 0 and _connected(connection):
             self._writing.discard(connection)
             threading.Thread(target=_shut_down, args=(connection,), daemon=True).start()
 
@@ -243,5 +244,4 @@ def _connected(connection: _Connection) -> bool:
 
 
 def _shut_down(connection: _Connection) -> None:
-    if _connected(connection):
-        connection.ready.result().shutdown()
+    connection.ready.result().shutdown()
