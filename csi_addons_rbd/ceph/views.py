@@ -9,8 +9,10 @@ import rados
 import rbd
 
 from csi_addons_rbd.ceph.histories import NOTHING, journal_history, snapshot_history
+from csi_addons_rbd.ceph.image_notes import read_notes
 from csi_addons_rbd.replication.calls import MirroringMode
 from csi_addons_rbd.replication.image import MirrorState, MirrorView, SiteState, SiteStatus
+from csi_addons_rbd.replication.notes import SWITCHING
 
 MODES: Final = {
     MirroringMode.JOURNAL: rbd.RBD_MIRROR_IMAGE_MODE_JOURNAL,
@@ -34,6 +36,9 @@ def read_view(ioctx: rados.Ioctx, image: rbd.Image) -> MirrorView:
     # one that has yet to speak is listed as down, since 1970: it is not dead, but unheard of
     peers = tuple(peer for peer in heard if peer.last_update)
     journal = mode is MirroringMode.JOURNAL
+    history = journal_history(ioctx, image_id) if journal else snapshot_history(image)
+    if history == NOTHING and not info["primary"] and SWITCHING in read_notes(image):
+        state = MirrorState.TORN
     return MirrorView(
         state=state,
         mode=mode,
@@ -42,7 +47,7 @@ def read_view(ioctx: rados.Ioctx, image: rbd.Image) -> MirrorView:
         local=_local_status(status),
         peers=peers,
         peered=bool(peers) or _has_peer(ioctx),
-        history=journal_history(ioctx, image_id) if journal else snapshot_history(image),
+        history=history,
     )
 
 

@@ -40,6 +40,9 @@ class MirrorState(Enum):
     ENABLED = 1
     DISABLED = 2
     CREATING = 3
+    TORN = -1
+    """Not librbd's: this driver was cut short while it switched mirroring on or off, and what is
+    left is neither. librbd calls it enabled, or creating, as it does a new copy."""
 
 
 class Epoch(StrEnum):

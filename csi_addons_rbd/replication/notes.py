@@ -11,6 +11,8 @@ from csi_addons_rbd.replication.image import MirroredImage
 
 SCHEDULE: Final = "schedule"
 LAST_SYNC: Final = "last-sync"
+SWITCHING: Final = "switching"
+"""Stands while mirroring is being switched on or off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -214,7 +214,7 @@ def _locate(image: MirroredImage) -> Located:
 
 
 def _require_mirrored(image: MirroredImage, view: MirrorView) -> None:
-    if view.state not in (MirrorState.DISABLED, MirrorState.DISABLING):
+    if view.state in (MirrorState.ENABLED, MirrorState.CREATING):
         return
     _require_no_recreation(image)
     raise NotEnabled(f"{image.spec} is not mirrored ({view.state.name.lower()}); enable it")

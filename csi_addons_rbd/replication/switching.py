@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """EnableVolumeReplication and DisableVolumeReplication: mirroring of one image on and off."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from csi_addons_rbd.replication.calls import EnableCall, FlattenMode
@@ -21,9 +22,11 @@ from csi_addons_rbd.replication.image import (
     PoolMirroring,
     SiteState,
 )
+from csi_addons_rbd.replication.notes import SWITCHING
 from csi_addons_rbd.replication.observations import Observation
 from csi_addons_rbd.replication.sync_info import Role, role, text
 
+_HALF_DISABLED: Final = (MirrorState.DISABLING, MirrorState.TORN)
 _ENABLED: Final = (MirrorState.ENABLED, MirrorState.CREATING)
 
 
@@ -45,13 +48,36 @@ def enable(image: MirroredImage, view: MirrorView, call: EnableCall) -> bool:
                 f"{image.spec} is mirrored in {view.mode} mode, mirroringMode asks for "
                 f"{call.mode}; disable replication first to change the mode"
             )
+        image.note(SWITCHING, None)
         return False
     _require_image_mirroring(image)
     _settle_parents(image, call)
-    image.enable(call.mode)
+    if view.state is MirrorState.TORN:
+        _finish_disabling(image)
+    with _switching(image):
+        image.enable(call.mode)
     if image.view().state not in _ENABLED:
         raise ImageChanged(f"mirroring of {image.spec} was enabled, but reads off; ask again")
     return True
+
+
+@contextmanager
+def _switching(image: MirroredImage) -> Iterator[None]:
+    """Note that mirroring is being switched: a crash leaves what librbd cannot tell from a copy.
+
+    An error may leave it, too; the note goes when all is as it was before, or done.
+    """
+    image.note(SWITCHING, "yes")
+    try:
+        yield
+    finally:
+        if image.view().state is not MirrorState.TORN:
+            image.note(SWITCHING, None)
+
+
+def _finish_disabling(image: MirroredImage) -> None:
+    with image.lease() as lease:
+        image.disable(lease, force=True)
 
 
 def _settle_parents(image: MirroredImage, call: EnableCall) -> None:
@@ -102,8 +128,9 @@ def disable(
         ImageHasDependents: a mirrored clone depends on the image.
     """
     if view.state is MirrorState.DISABLED:
+        image.note(SWITCHING, None)
         return
-    if not view.primary and view.state is not MirrorState.DISABLING:
+    if not view.primary and view.state not in _HALF_DISABLED:
         fault = _secondary_fault(view, observation)
         if fault is None:
             return
@@ -118,7 +145,8 @@ def disable(
         if now.primary != view.primary:
             raise ImageChanged(f"{image.spec} was promoted or demoted meanwhile; ask again")
         clear()
-        image.disable(lease, force=force or not view.primary)
+        with _switching(image):
+            image.disable(lease, force=force or not view.primary)
     if image.view().state is not MirrorState.DISABLED:
         raise MirroringDisabling(f"mirroring of {image.spec} is being switched off; ask again")
 
