@@ -12,6 +12,7 @@ import rbd
 
 from csi_addons_conformance.case import poll, settle
 from csi_addons_conformance.client import Answer, Client
+from csi_addons_conformance.sites import SiteUnderTest
 from csi_addons_conformance.stage import Stage
 from lab import Volume
 
@@ -40,7 +41,23 @@ class Cell:
             fields = {"parameters": {"mirroringMode": self.mode}}
         return client.call(method, self.volume.handle, timeout=timeout, **fields)
 
+    def stray(self, site: SiteUnderTest) -> str:
+        """Say what is not as the call leaves it when it worked; empty when all is."""
+        if self.call not in _LEAVES:
+            return ""
+        mirrored, primary = _LEAVES[self.call]
+        seen = site.mirrored(self.volume), site.primary(self.volume)
+        return "" if seen == (mirrored, primary) else f"left mirrored, primary as {seen}"
 
+
+_LEAVES: Final[Mapping[str, tuple[bool, bool]]] = {
+    "enable": (True, True),
+    "disable": (False, False),
+    "promote": (True, True),
+    "force": (True, True),
+    "demote": (True, False),
+}
+"""What is a fact once a call answered OK: whether the image is mirrored, and primary."""
 _REQUESTS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "enable": ("EnableVolumeReplication", {}),
     "disable": ("DisableVolumeReplication", {}),

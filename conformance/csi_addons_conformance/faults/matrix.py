@@ -39,7 +39,7 @@ class Outcome:
     reason: str
     message: str
     seconds: float
-    healed: float | None
+    healed: float
     """Seconds from when the cluster answered again until the same call worked."""
     faults: tuple[str, ...]
     """What is not as it must be."""
@@ -76,7 +76,7 @@ def strike(stage: Stage, fault: Fault, modes: tuple[str, ...]) -> Storm:
         answered = time.monotonic()
         healing = [executor.submit(_heal, stage.here.client, cell, answered) for cell in cells]
         outcomes = [
-            _judge(fault, cell, answer, each.result())
+            _judge(fault, cell, answer, each.result(), cell.stray(stage.here))
             for cell, answer, each in zip(cells, answers, healing, strict=True)
         ]
         storm = Storm(
@@ -111,7 +111,7 @@ def _meet(
         time.sleep(max(0.0, strikes_at + moment - time.monotonic()))
         begin(moment)
     time.sleep(max(0.0, strikes_at - time.monotonic()))
-    with fault.strike(stage.here, [cell.volume for cell in cells]):
+    with fault.strike(stage.here, cells):
         struck = time.monotonic()
         for moment in MOMENTS[len(early) :]:
             time.sleep(max(0.0, struck + moment - time.monotonic()))
@@ -139,15 +139,13 @@ def _probes(stage: Stage, calls: dict[int, Future[Answer]]) -> Iterator[float]:
         time.sleep(0.2)
 
 
-def _heal(client: Client, cell: Cell, since: float) -> float | None:
-    """Repeat the call as the controller does, until it works."""
+def _heal(client: Client, cell: Cell, since: float) -> tuple[Answer, float]:
+    """Repeat the call as the controller does, until it works; return the end, and when it came."""
     while True:
         answer = cell.make(client, CALL_TIMEOUT)
         seconds = time.monotonic() - since
-        if answer.code == "OK":
-            return seconds
-        if seconds > _HOPELESS:
-            return None
+        if answer.code == "OK" or seconds > _HOPELESS:
+            return answer, seconds
         time.sleep(_AGAIN)
 
 
@@ -159,17 +157,20 @@ def _losses(driver: DriverProcess) -> int:
     return sum(int(float(each.rsplit(" ", 1)[1])) for each in counted)
 
 
-def _judge(fault: Fault, cell: Cell, answer: Answer, healed: float | None) -> Outcome:
+def _judge(
+    fault: Fault, cell: Cell, answer: Answer, last: tuple[Answer, float], stray: str
+) -> Outcome:
     bound = CALL_TIMEOUT if cell.moment != MOMENTS[-1] else CALLERS_DEADLINE
-    found = []
+    found = [stray] if stray else []
+    end, healed = last
     if answer.seconds > bound + _SLACK:
         found.append(f"answered after {answer.seconds:.1f} s")
     early = cell.moment < 0
     allowed = (*fault.codes, "OK") if early else fault.codes
     if answer.code in _FORBIDDEN or answer.code not in allowed:
         found.append(f"answered {answer.code}")
-    if healed is None:
-        found.append("does not heal")
+    if end.code != "OK":
+        found.append(f"does not heal: {end}")
     elif healed > fault.heals_in:
         found.append(f"healed after {healed:.0f} s")
     return Outcome(

@@ -24,7 +24,7 @@ _SHORT: Final = {
 def line(storm: Storm, since: float) -> str:
     """Describe one storm that is over, ``since`` seconds after the start."""
     wrong = sum(bool(each.faults) for each in storm.outcomes)
-    healed = max(each.healed or 0 for each in storm.outcomes)
+    healed = max(each.healed for each in storm.outcomes)
     return (
         f"{storm.fault.name}: {len(storm.outcomes)} calls, {wrong} not as they must be, slowest "
         f"answer {_worst(storm.outcomes, healing=False):.1f} s, all healed after {healed:.1f} s; "
@@ -93,7 +93,7 @@ _HEADER: Final = (
 
 def _row(storm: Storm) -> str:
     fault = storm.fault
-    healed = max((each.healed or 0 for each in storm.outcomes), default=0)
+    healed = max((each.healed for each in storm.outcomes), default=0)
     return (
         f"| {fault.name} | {storm.silent:.1f} s | "
         f"{max(each.seconds for each in storm.outcomes):.1f} s | {healed:.1f} s | "
@@ -144,7 +144,7 @@ def _of(storm: Storm, call: str, mode: str) -> list[Outcome]:
 
 
 def _worst(outcomes: Iterable[Outcome], *, healing: bool) -> float:
-    return max((each.healed or 0) if healing else each.seconds for each in outcomes)
+    return max(each.healed if healing else each.seconds for each in outcomes)
 
 
 def _words(storm: Storm, call: str, mode: str) -> str:

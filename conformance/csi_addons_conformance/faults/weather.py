@@ -5,7 +5,7 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -13,12 +13,12 @@ import rados
 import rbd
 
 from csi_addons_conformance.case import poll
+from csi_addons_conformance.faults.cells import Cell
 from csi_addons_conformance.faults.namespace import dropped
 from csi_addons_conformance.sites import SiteUnderTest
-from lab import Volume
 from lab.site import PROVISIONER
 
-Strike: TypeAlias = Callable[[SiteUnderTest, Sequence[Volume]], AbstractContextManager[None]]
+Strike: TypeAlias = Callable[[SiteUnderTest, Sequence[Cell]], AbstractContextManager[None]]
 
 _PASSING: Final = ("OK", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED")
 
@@ -52,7 +52,7 @@ def _killed(site: SiteUnderTest, daemon: str) -> Iterator[None]:
 
 
 @contextmanager
-def _no_route(site: SiteUnderTest, _: Sequence[Volume]) -> Iterator[None]:
+def _no_route(site: SiteUnderTest, _: Sequence[Cell]) -> Iterator[None]:
     with dropped(_ports(site)):
         yield
 
@@ -72,19 +72,33 @@ def _ports(site: SiteUnderTest) -> set[int]:
 
 
 @contextmanager
-def _blocklisted(site: SiteUnderTest, _: Sequence[Volume]) -> Iterator[None]:
-    """Fence every client of the driver's user that the monitor knows."""
-    sessions = json.loads(site.site.ceph("tell", "mon.a", "sessions", "--format", "json"))
-    for session in sessions:
-        if session.get("entity_name") == f"client.{PROVISIONER}":
-            for address in session["addrs"]["addrvec"]:
-                client = f"{address['addr']}/{address['nonce']}"
-                site.site.ceph("osd", "blocklist", "add", client, "60")
+def _blocklisted(site: SiteUnderTest, cells: Sequence[Cell]) -> Iterator[None]:
+    """Fence the client with which the driver is changing images at this moment."""
+    volumes = {cell.volume.image: cell for cell in cells}.values()
+    read = [cell for cell in volumes if cell.call in ("resync", "info", "destination")]
+    changed = [cell for cell in volumes if cell not in read]
+    # the same daemons watch both, but only the driver opens the ones to change them
+    clients = poll(
+        lambda: _watchers(site, changed) - _watchers(site, read),
+        seconds=5,
+        what="the driver's client on an image",
+        every=0.02,
+    )
+    for client in clients:
+        site.site.ceph("osd", "blocklist", "add", client, "60")
     yield
 
 
+def _watchers(site: SiteUnderTest, cells: Sequence[Cell]) -> set[str]:
+    addresses = set()
+    for cell in cells:
+        with suppress(rbd.Error), site.image(cell.volume) as image:
+            addresses |= {each["addr"] for each in image.watchers_list()}
+    return addresses
+
+
 @contextmanager
-def _full(site: SiteUnderTest, _: Sequence[Volume]) -> Iterator[None]:
+def _full(site: SiteUnderTest, _: Sequence[Cell]) -> Iterator[None]:
     _set_quota(site, 1)
     try:
         yield
@@ -105,12 +119,12 @@ def _set_quota(site: SiteUnderTest, objects: int) -> None:
 
 
 @contextmanager
-def _locked(site: SiteUnderTest, volumes: Sequence[Volume]) -> Iterator[None]:
+def _locked(site: SiteUnderTest, cells: Sequence[Cell]) -> Iterator[None]:
     """Hold the exclusive lock of every image that can be written, as a workload does."""
     with ExitStack() as held:
         ioctx = held.enter_context(site.site.ioctx())
-        for volume in volumes:
-            image = rbd.Image(ioctx, volume.image)
+        for name in {cell.volume.image for cell in cells}:
+            image = rbd.Image(ioctx, name)
             held.callback(image.close)
             try:
                 image.lock_acquire(rbd.RBD_LOCK_MODE_EXCLUSIVE)
@@ -120,12 +134,12 @@ def _locked(site: SiteUnderTest, volumes: Sequence[Volume]) -> Iterator[None]:
 
 
 @contextmanager
-def _nothing(_: SiteUnderTest, __: Sequence[Volume]) -> Iterator[None]:
+def _nothing(_: SiteUnderTest, __: Sequence[Cell]) -> Iterator[None]:
     yield
 
 
 @contextmanager
-def _read_only_caps(site: SiteUnderTest, _: Sequence[Volume]) -> Iterator[None]:
+def _read_only_caps(site: SiteUnderTest, _: Sequence[Cell]) -> Iterator[None]:
     read = {"mon": "allow r", "osd": "allow r", "mgr": "allow r"}
     _set_caps(site, read)
     try:
