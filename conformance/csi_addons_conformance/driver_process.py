@@ -45,6 +45,11 @@ class DriverProcess:
         """The process's id."""
         return self._process.pid
 
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
+
     def start(self) -> None:
         """Start the process and wait until it is ready."""
         with self.log.open("ab") as log:
