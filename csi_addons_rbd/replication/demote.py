@@ -14,7 +14,7 @@ from csi_addons_rbd.replication.errors import (
 )
 from csi_addons_rbd.replication.image import Lease, MirroredImage, MirrorView, SiteStatus
 from csi_addons_rbd.replication.info import note_last_sync
-from csi_addons_rbd.replication.notes import SCHEDULE
+from csi_addons_rbd.replication.notes import SCHEDULE, end_schedule
 from csi_addons_rbd.replication.observations import Observation
 from csi_addons_rbd.replication.operations import Deadline
 from csi_addons_rbd.replication.patience import POLL, Hindsight, Patience
@@ -61,9 +61,8 @@ def demote(
 
 
 def _demote_without_schedule(image: MirroredImage, lease: Lease) -> None:
-    """Demote, and first take back the note of the schedule: a secondary takes no notes."""
-    schedule = image.notes().get(SCHEDULE)
-    image.note(SCHEDULE, None)
+    """Demote, and first end the schedule: were the note taken off, a crash would leave the term."""
+    schedule = end_schedule(image)
     try:
         image.demote(lease)
     except DriverError:

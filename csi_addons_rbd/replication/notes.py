@@ -10,6 +10,8 @@ from csi_addons_rbd.replication.calls import Schedule
 from csi_addons_rbd.replication.image import MirroredImage
 
 SCHEDULE: Final = "schedule"
+ENDED: Final = "ended"
+"""Stands in place of a schedule that the manager may still have."""
 LAST_SYNC: Final = "last-sync"
 SWITCHING: Final = "switching"
 """Stands while mirroring is being switched on or off."""
@@ -22,6 +24,14 @@ class Wanted:
     schedule: Schedule
     placed: bool
     """Whether the manager has taken it over, or given up its own for one kept by the driver."""
+
+
+def end_schedule(image: MirroredImage) -> str | None:
+    """Note that there is to be no schedule any more; return what was noted."""
+    standing = image.notes().get(SCHEDULE)
+    if standing is not None:
+        image.note(SCHEDULE, ENDED)
+    return standing
 
 
 def wanted_schedule(notes: Mapping[str, str]) -> Wanted | None:

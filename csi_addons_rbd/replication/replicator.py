@@ -41,6 +41,8 @@ from csi_addons_rbd.replication.switching import disable, enable
 
 _MARGIN: Final = 5
 """Seconds that a waiting call ends before its caller's deadline."""
+_BRIEF: Final = 1.0
+"""Seconds that a call waits for the manager which has nothing else to do."""
 _HEARTBEAT: Final = 30
 """Seconds between two statuses of an rbd-mirror that has nothing new to say."""
 
@@ -167,8 +169,8 @@ class Replicator:
     ) -> None:
         _require_mirrored(image, view)
         if not view.primary:
-            if SCHEDULE in image.notes():  # left behind by a crash
-                self._scheduler.drop(image)
+            if SCHEDULE in image.notes():  # left behind by a crash, or by a silent manager
+                self._scheduler.drop(image, wait=_BRIEF)
             return
         demote(image, view, observation=observation, patience=patience)
         if view.mode is MirroringMode.SNAPSHOT:

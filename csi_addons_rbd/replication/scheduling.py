@@ -18,7 +18,13 @@ from csi_addons_rbd.replication.calls import Schedule
 from csi_addons_rbd.replication.errors import DriverError, PermissionDenied
 from csi_addons_rbd.replication.image import ImageSpec, MirroredImage
 from csi_addons_rbd.replication.keeper import SnapshotKeeper
-from csi_addons_rbd.replication.notes import SCHEDULE, Wanted, note_schedule, wanted_schedule
+from csi_addons_rbd.replication.notes import (
+    SCHEDULE,
+    Wanted,
+    end_schedule,
+    note_schedule,
+    wanted_schedule,
+)
 from csi_addons_rbd.replication.operations import Deadline
 
 _MANAGER_BOUND: Final = 5
@@ -68,14 +74,16 @@ class Scheduler:
             self._keeper.keep(image, wanted.schedule.seconds)
         if wanted is not None and not wanted.placed:
             self._aim(image, wanted.schedule)
+        if wanted is None and SCHEDULE in notes:
+            self._aim(image, None)
 
-    def drop(self, image: MirroredImage) -> None:
+    def drop(self, image: MirroredImage, *, wait: float = _MANAGER_BOUND) -> None:
         """Remove the image's schedules, as far as the manager answers.
 
         What a silent manager keeps does no harm: it skips images that are not primary, and
         forgets those that are not mirrored.
         """
-        self._aim(image, None).reached.wait(_MANAGER_BOUND)
+        self._aim(image, None).reached.wait(wait)
 
     def _aim(self, image: MirroredImage, schedule: Schedule | None) -> _Target:
         """Set the target, and see that somebody goes after it."""
@@ -109,11 +117,13 @@ def _attempt(target: _Target) -> bool:
     image, schedule = target.image, target.schedule
     try:
         if schedule is None:
-            image.note(SCHEDULE, None)
+            end_schedule(image)
         elif not image.view().primary:
             return True
         by_manager = None if schedule is None or schedule.by_driver else schedule
         image.keep_schedule(by_manager)
+        if schedule is None:
+            image.note(SCHEDULE, None)
         if schedule is not None and _noted(image, schedule):
             note_schedule(image, Wanted(schedule=schedule, placed=True))
     except DriverError as exc:
