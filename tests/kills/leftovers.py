@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an operation left behind, read past the driver."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+import rados
+import rbd
+from csi_addons_conformance.case import UnmetError, poll
+from csi_addons_conformance.stage import Stage
+
+from lab import Volume
+from tests.kills.operations import Operation
+
+_NOTE = ".rbd.csi-addons-rbd."
+_WATCHES_END = 45
+"""Seconds until the cluster has forgotten the watch of a client that died."""
+_COPIED = 170
+_LEASE = "csi-addons-rbd.lock."
+
+
+def leftovers(stage: Stage, operation: Operation, volume: Volume, image_id: str) -> list[str]:
+    """Return what is not as an undisturbed run leaves it; ``image_id`` is that of before."""
+    if operation.recreated:
+        poll(
+            lambda: (
+                stage.here.image_id(volume) not in ("", image_id)
+                and stage.here.state(volume) == "up+replaying"
+            ),
+            seconds=_COPIED,
+            what="the image is copied anew",
+            every=1,
+        )
+    found = list(_of_the_image(stage, operation, volume))
+    found += _of_the_pool(stage, volume, {image_id, stage.here.image_id(volume)})
+    return found
+
+
+def _of_the_image(stage: Stage, operation: Operation, volume: Volume) -> Iterator[str]:
+    here = stage.here
+    seen = here.mirrored(volume), operation.mirrored and here.primary(volume)
+    if seen != (operation.mirrored, operation.primary):
+        yield f"mirrored, primary: {seen}"
+    if operation.mirrored and here.mode(volume) != stage.mode:
+        yield f"mode: {here.mode(volume)}"
+    wanted = operation.schedules if stage.mode == "snapshot" else ()
+    with suppress(UnmetError):  # one that is on its way may arrive a moment after the answer
+        poll(lambda: _schedules(stage, volume) == wanted, seconds=10, what="the schedules")
+    if _schedules(stage, volume) != wanted:
+        yield f"schedules: {_schedules(stage, volume)}"
+    with here.image(volume) as image:
+        notes = {
+            key.removeprefix(_NOTE) for key, _ in image.metadata_list() if key.startswith(_NOTE)
+        }
+        torn = [
+            snap["id"]
+            for snap in image.list_snaps()
+            if "mirror" in snap and operation.primary and not snap["mirror"]["complete"]
+        ]
+    if notes - operation.notes:
+        yield f"notes: {', '.join(sorted(notes - operation.notes))}"
+    if torn:
+        yield f"incomplete mirror snapshots: {torn}"
+    if len(here.mirror_snapshots(volume)) > 4:
+        yield f"mirror snapshots: {len(here.mirror_snapshots(volume))}"
+
+
+def _schedules(stage: Stage, volume: Volume) -> tuple[str, ...]:
+    return tuple(interval for interval, _ in stage.here.schedules(volume))
+
+
+def _of_the_pool(stage: Stage, volume: Volume, image_ids: set[str]) -> Iterator[str]:
+    with stage.here.site.ioctx() as ioctx:
+        trash = rbd.RBD().trash_list(ioctx)
+        if any(entry["name"] == volume.image for entry in trash):
+            yield "the image is in the trash"
+        records = dict(rbd.RBD().pool_metadata_list(ioctx))
+        if f"csi-addons-rbd/resync/{volume.image}" in records:
+            record = records[f"csi-addons-rbd/resync/{volume.image}"]
+            if '"done": true' not in record and '"sent": true' not in record:
+                yield f"a resync record: {record}"
+        _await_end_of_leases(ioctx, image_ids)
+
+
+def _await_end_of_leases(ioctx: rados.Ioctx, image_ids: set[str]) -> None:
+    """A lease that nobody gave back runs out; one that does not would block every driver."""
+    for image_id in image_ids - {""}:
+        name = f"{_LEASE}{image_id}"
+        with suppress(rados.ObjectNotFound):
+            ioctx.stat(name)
+
+            def free(name: str = name) -> bool:
+                try:
+                    ioctx.lock_exclusive(name, "csi-addons-rbd", "kills", duration=1)
+                except (rados.ObjectBusy, rados.ObjectExists):
+                    return False
+                return True
+
+            poll(free, seconds=_WATCHES_END, what="the lease ran out")
+            ioctx.remove_object(name)
+
+
+def watchers(stage: Stage, volume: Volume) -> int:
+    """Count the clients that watch the image: rbd-mirror of both sites, at most."""
+    with stage.here.image(volume) as image:
+        return len(list(image.watchers_list()))
+
+
+def await_no_stranger(stage: Stage, volumes: list[Volume]) -> list[str]:
+    """Wait until no dead driver watches any more; return the images on which one still does."""
+    alive = [volume for volume in volumes if stage.here.exists(volume)]
+    try:
+        poll(
+            lambda: all(watchers(stage, volume) <= 2 for volume in alive),
+            seconds=_WATCHES_END,
+            what="no stranger watches",
+        )
+    except Exception:  # noqa: BLE001 - whatever came, these are the facts
+        return [volume.image for volume in alive if watchers(stage, volume) > 2]
+    return []
