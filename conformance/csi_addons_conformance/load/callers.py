@@ -66,7 +66,10 @@ class Caller:
                 free.acquire()
                 executor.submit(session.make, attempt).add_done_callback(lambda _: free.release())
 
-            self._draw(submit, session)
+            try:
+                self._draw(submit, session)
+            except Exception as exc:  # noqa: BLE001 - the others must hear of it, whatever it is
+                session.findings.append(f"drawing failed: {type(exc).__name__}: {exc}")
         results.put(session.report)
         results.close()
         results.join_thread()

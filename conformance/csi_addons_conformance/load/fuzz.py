@@ -8,6 +8,7 @@ so are the drivers at the end: the same processes, ready, no bigger, no fault in
 """
 
 import argparse
+import itertools
 import multiprocessing
 import queue
 import random
@@ -92,12 +93,13 @@ def _target(options: argparse.Namespace, running: ExitStack) -> Target:
     own = {
         name: [lab.make_volume(name, _SIZE).handle for _ in range(_VOLUMES)] for name in lab.sites
     }
+    every = tuple(itertools.chain.from_iterable(own.values()))
     secrets = {name: site.secrets for name, site in private.items()}
     return Target(
         lab=lab,
         drivers=drivers,
         own=own,
-        known=Known(handles=dict.fromkeys(own, sum(own.values(), [])), secrets=secrets),
+        known=Known(handles=dict.fromkeys(own, every), secrets=secrets),
         oracle=Oracle(
             bound=options.bound, keys=tuple(each["userKey"] for each in secrets.values())
         ),

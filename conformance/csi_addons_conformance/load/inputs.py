@@ -212,7 +212,7 @@ def _near_misses(handle: str) -> st.SearchStrategy[str]:
     """Draw handles that differ from a real one in one place, or in one part."""
     head, pool, uuid = handle[:-54], handle[-53:-37], handle[-36:]
     place = st.integers(0, len(handle) - 1)
-    char = st.one_of(st.sampled_from("-0fFgG \0é\n１"), st.characters())
+    char = st.one_of(st.sampled_from("-0fFgG \0é\n１"), st.characters(codec="utf-8"))
     return st.one_of(
         place.map(lambda at: handle[:at] + handle[at + 1 :]),
         st.builds(lambda at, new: handle[:at] + new + handle[at + 1 :], place, char),

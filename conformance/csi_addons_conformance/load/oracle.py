@@ -60,7 +60,8 @@ class Oracle:
         """Yield what is wrong with an answer, in words."""
         if outcome.code not in CODES:
             yield f"the code is {outcome.code}"
-        if outcome.code != "OK" and not outcome.message:
+        # gRPC's own health service has no words for a name that it does not know
+        if outcome.code != "OK" and not outcome.message and attempt.request is not None:
             yield "an error without a text"
         # bytes that are no message have no fields that could be named
         refused = outcome.code == "INVALID_ARGUMENT" and attempt.decoded is not None
