@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from csi_addons_conformance.client import METHODS, Client
 from csi_addons_conformance.driver_process import DriverProcess, driver_per_site
+from csi_addons_conformance.load.afterwards import wrong_with
 from csi_addons_conformance.load.callers import Caller, Report
 from csi_addons_conformance.load.growth import grown, resting
 from csi_addons_conformance.load.inputs import Attempt, Known
@@ -37,7 +38,6 @@ _VOLUMES: Final = 4
 _SIZE: Final = 1 << 20
 _WARM_UP: Final = 0.25
 """Share of the calls before the first look at the processes."""
-_WORDS_OF_A_FAULT: Final = ("Traceback", "a fault of the driver")
 _RECOVERY: Final = 30
 """Seconds within which a good call must be answered OK again when the trouble is over."""
 
@@ -183,21 +183,10 @@ def _reports(processes: list[Any], results: Any) -> Iterator[Report]:
 def _wrong_at_the_end(target: Target, pids: Mapping[str, int]) -> Iterator[str]:
     """Yield what is wrong with the drivers themselves."""
     for name, driver in target.drivers.items():
-        if driver.pid != pids[name] or not Path(f"/proc/{pids[name]}").exists():
-            yield f"{name}: the driver's process {pids[name]} is gone"
-            continue
-        answer = driver.client.probe()
-        if answer.code != "OK" or not answer.response.ready.value:
-            yield f"{name}: {answer}, not ready"
+        for words in wrong_with(driver, pids[name], target.oracle.keys):
+            yield f"{name}: {words}"
         if useless := _useless(driver.client, target.own[name][0]):
             yield f"{name}: {useless}"
-        log = driver.log.read_text(errors="replace")
-        for words in _WORDS_OF_A_FAULT:
-            if words in log:
-                at = log.index(words)
-                yield f"{name}: the log holds {words!r}: …{log[max(0, at - 300) : at + 1500]}…"
-        if any(key in log for key in target.oracle.keys):
-            yield f"{name}: the log holds a secret key"
 
 
 def _useless(client: Client, handle: str) -> str:
@@ -257,6 +246,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    from csi_addons_conformance.load.fuzz import main as run
-
-    run()
+    main()
