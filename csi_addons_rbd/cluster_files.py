@@ -8,7 +8,7 @@ ids and pool names, keep their case.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from csi_addons_rbd.config import CONFIG_FILE, MAPPING_FILE
 
@@ -104,8 +104,8 @@ def _destination(entry: Mapping[str, Any], where: str) -> Destination | None:
 def _site_pairs(item: object, where: str) -> SitePairs:
     entry = _folded(item, where)
     clusters = _raw_table(entry, "clusterIDMapping", where)
-    for name in clusters.values():
-        if not isinstance(name, str):
+    for name in (*clusters, *clusters.values()):
+        if not _is_text(name):
             raise _malformed(where, "clusterIDMapping", "texts", name)
     key = "RBDPoolIDMapping"
     return SitePairs(
@@ -161,7 +161,7 @@ def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
     value = entry.get(key.lower())
     if value is None:
         return ""
-    if not isinstance(value, str):
+    if not _is_text(value):
         raise _malformed(where, key, "a text", value)
     return value.strip()
 
@@ -169,9 +169,22 @@ def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
 def _texts(entry: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     values = _list(entry.get(key.lower()), f"{where}: {key}")
     for value in values:
-        if not isinstance(value, str):
+        if not _is_text(value):
             raise _malformed(where, key, "a list of texts", value)
     return tuple(stripped for value in values if (stripped := value.strip()))
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Tell a text that handles and Ceph can hold; JSON also spells NUL and half surrogate pairs."""
+    return isinstance(value, str) and "\0" not in value and _encodes(value)
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _pool(value: object, where: str, key: str) -> int:

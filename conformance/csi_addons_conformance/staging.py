@@ -26,14 +26,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
+def lab_for(arguments: argparse.Namespace) -> Iterator[Lab]:
+    """Lend the lab that was named, or one that lasts as long as the block."""
+    if arguments.lab:
+        yield Lab.load(arguments.lab.parent)
+        return
+    with TemporaryDirectory(prefix="conformance-") as directory:
+        lab = Lab.up(Path(directory))
+        try:
+            yield lab
+        finally:
+            lab.down()
+
+
+@contextmanager
 def staged(arguments: argparse.Namespace) -> Iterator[Stage]:
     """Start what has to be started, and end it again."""
     with ExitStack() as running:
-        if arguments.lab:
-            lab = Lab.load(arguments.lab.parent)
-        else:
-            lab = Lab.up(Path(running.enter_context(TemporaryDirectory(prefix="conformance-"))))
-            running.callback(lab.down)
+        lab = running.enter_context(lab_for(arguments))
         drivers: Mapping[str, DriverProcess] = {}
         if arguments.driver:
             directory = Path(running.enter_context(TemporaryDirectory(prefix="drivers-")))

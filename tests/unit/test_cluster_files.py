@@ -95,6 +95,9 @@ def test_mapping_as_rook_writes_it() -> None:
             ],
             "entry 1 (a), replicationDestination, p: poolID",
         ),
+        ([{"clusterID": "half a pair \ud800"}], "entry 1: clusterID"),
+        ([{"clusterID": "a", "monitors": ["\udfff"]}], "entry 1 (a): monitors"),
+        ([{"clusterID": "a", "rbd": {"radosNamespace": "x\0"}}], "rbd: radosNamespace"),
     ],
 )
 def test_malformed_config(content: object, named: str) -> None:
@@ -110,6 +113,8 @@ def test_malformed_config(content: object, named: str) -> None:
         ({}, "cluster-mapping.json must be a list"),
         ([{"clusterIDMapping": ["a"]}], "entry 1: clusterIDMapping"),
         ([{"clusterIDMapping": {"a": 1}}], "entry 1: clusterIDMapping"),
+        ([{"clusterIDMapping": {"a": "half a pair \ud800"}}], "entry 1: clusterIDMapping"),
+        ([{"clusterIDMapping": {"\udfff": "a"}}], "entry 1: clusterIDMapping"),
         ([{"RBDPoolIDMapping": {"1": "2"}}], "entry 1: RBDPoolIDMapping"),
         ([{"RBDPoolIDMapping": [{"1": "two"}]}], "entry 1: RBDPoolIDMapping"),
         ([{"RBDPoolIDMapping": [{"1": "-2"}]}], "entry 1: RBDPoolIDMapping"),
