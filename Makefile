@@ -4,7 +4,8 @@
 TOX := .venv/bin/tox run --quiet -e
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint typing protos drift unit ceph contract conformance drills play mutations coverage clean
+.PHONY: help setup demo test lint typing protos drift unit ceph contract storms conformance drills \
+    play mutations faults kills fuzz soak coverage clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,10 +16,10 @@ setup: ## Install what is missing (Debian packages) and make .venv
 demo: setup ## Watch a volume replicate, fail over and survive, on two real Ceph sites
 	@.venv/bin/python -m demo
 
-test: setup ## Run lint, typing, stubs, unit tests, and the contract on two real Ceph sites
-	@$(TOX) lint,typing,drift,unit,ceph,contract
+test: setup ## Run lint, typing, stubs, unit tests, the contract and some storms on real Ceph sites
+	@$(TOX) lint,typing,drift,unit,ceph,contract,storms
 
-lint typing drift unit ceph contract conformance drills play mutations coverage: setup
+lint typing drift unit ceph contract storms conformance drills play mutations faults kills fuzz soak coverage: setup
 	@$(TOX) $@
 
 lint: ## Style, spelling, import contracts
@@ -31,6 +32,11 @@ conformance: ## Every row of the contract, on two real Ceph sites
 drills: ## Data moved back and forth without a pause, site loss, relocation
 play: ## Let a model play against the driver, in any order and any weather
 mutations: ## Does the conformance suite catch a broken driver?
+faults: ## Every call under every fault: answered in time, and healed
+kills: ## Worker and driver killed at every step: does the next call converge?
+fuzz: ## Bad input of every kind
+soak: ## 100,000 calls: does anything grow?
+storms: ## A short version of these four
 coverage: ## Which branches of the driver do all tests together take?
 
 protos: setup ## Write the stubs of protos/ anew

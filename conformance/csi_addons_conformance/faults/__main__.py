@@ -22,7 +22,6 @@ _SHORT: Final = ("OSD frozen", "mon killed")
 
 def main() -> None:
     """Let the faults strike, one after the other; exit code 1 when a cell is not as it must be."""
-    namespace.enter()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options = _parser().parse_args()
     if not options.driver:
@@ -34,6 +33,8 @@ def main() -> None:
         if (not options.select or any(word in each.name for word in options.select))
         and (not options.short or each.name in _SHORT)
     ]
+    if any(each.drops_packets for each in chosen):
+        namespace.enter()
     modes = tuple(options.mode or (BOTH[:1] if options.short else BOTH))
     console = Console(width=None if sys.stdout.isatty() else 200)
     began = time.monotonic()

@@ -35,6 +35,8 @@ class Fault:
     """Seconds, from when the cluster answers again, after which every call works again."""
     because: str = ""
     """Why that is more than 30."""
+    drops_packets: bool = False
+    """Whether it needs a network namespace of its own."""
     wrong_key: bool = False
     """Whether the calls bring another key than the cluster's."""
 
@@ -160,6 +162,7 @@ FAULTS: Final = (
     Fault(
         name="no route",
         strike=_no_route,
+        drops_packets=True,
         heals_in=90,
         because="rbd-mirror has lost the site, too, and Promote needs its word",
     ),
