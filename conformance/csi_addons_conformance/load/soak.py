@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,7 @@ _PARAMETERS: Final = (
     {"mirroringMode": "snapshot", "schedulingInterval": "30s"},
 )
 """Of the classes; each volume has one of them."""
+_TURNS: Final = 5
 _CLOSING: Final = 20
 """Seconds after the last call within which drivers must have closed every image."""
 
@@ -73,7 +75,7 @@ def _soak(stage: Stage, options: argparse.Namespace) -> tuple[Summary, Sampler]:
         callers = _callers(stage, volumes, options)
         running.enter_context(watchers[stage.here.name].writing(volumes[:_HELD]))
         counts = {name: partial(each.count, volumes) for name, each in watchers.items()}
-        sampler = Sampler(pids, counts, lambda: tally.made)
+        sampler = Sampler(pids, counts, lambda: tally.made, memory=options.memory)
         began = time.monotonic()
         with sampler.sampling(options.every), ThreadPoolExecutor(len(callers)) as executor:
             for work in [executor.submit(_call, caller, tally) for caller in callers]:
@@ -113,13 +115,13 @@ def _callers(
         Subject(volume=volume, parameters=dict(_PARAMETERS[number % len(_PARAMETERS)]))
         for number, volume in enumerate(others)
     ]
-    # from the start each driver has every connection that it may ever need, also to the manager
-    there = stage.lab.make_volume("dr2", _SIZE)
-    stage.there.client.enable(there.handle, schedulingInterval="24h")
-    for volume in held:
-        stage.here.client.enable(volume.handle)
-    for subject in subjects:
-        stage.here.client.enable(subject.handle, **subject.parameters)
+    with ThreadPoolExecutor(options.callers) as executor:
+        enable = stage.here.client.enable
+        work = [executor.submit(enable, volume.handle) for volume in held]
+        work += [executor.submit(enable, each.handle, **each.parameters) for each in subjects]
+        for each in work:
+            each.result()
+        _fill_up(stage, executor, options.callers)
     props = Props(held=tuple(volume.handle for volume in held), plain=plain.handle)
     return [
         Caller(
@@ -130,6 +132,16 @@ def _callers(
         )
         for number in range(min(options.callers, len(subjects)))
     ]
+
+
+def _fill_up(stage: Stage, executor: ThreadPoolExecutor, callers: int) -> None:
+    """Have the other driver hold from the start what the first one has by now.
+
+    Every connection that it may ever need, also to the manager, and a thread for each caller.
+    """
+    client, handle = stage.there.client, stage.lab.make_volume("dr2", _SIZE).handle
+    client.enable(handle, schedulingInterval="24h")
+    wait_for([executor.submit(client.info, handle) for _ in range(_TURNS * callers)])
 
 
 def _call(caller: Caller, tally: Tally) -> None:
@@ -169,6 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--volumes", type=int, default=40, help="mirrored volumes (%(default)s)")
     add("--callers", type=int, default=8, help="calls at once (%(default)s)")
     add("--every", type=float, default=5, help="seconds between two looks (%(default)s)")
+    add("--memory", type=float, default=8, help="MiB that a process may grow (%(default)s)")
     add("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     add("--plot", type=Path, metavar="FILE", help="draw what was seen, as PNG (needs matplotlib)")
     add("--markdown", type=Path, metavar="FILE", help="write what is printed at the end")
