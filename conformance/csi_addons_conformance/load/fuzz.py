@@ -12,6 +12,7 @@ import itertools
 import multiprocessing
 import queue
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -69,6 +70,8 @@ class Target:
 def main() -> None:
     """Fuzz, or repeat one call; exit code 1 when something did not hold."""
     options = _parser().parse_args()
+    # an orderly end: what was started is ended, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(f"seed {options.seed}", flush=True)
     try:
         with ExitStack() as running:
@@ -162,7 +165,9 @@ def _storm(
         )
         for each in range(options.processes)
     ]
-    processes = [spawning.Process(target=each.run, args=(results,)) for each in callers]
+    processes = [
+        spawning.Process(target=each.run, args=(results,), daemon=True) for each in callers
+    ]
     for process in processes:
         process.start()
     report = sum(_reports(processes, results), Report())

@@ -9,10 +9,11 @@ that they have open. Exit code 1 when an answer was wrong, or when something gre
 
 import argparse
 import random
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import ExitStack
 from functools import partial
@@ -38,6 +39,7 @@ _PARAMETERS: Final = (
     {"mirroringMode": "snapshot", "schedulingInterval": "30s"},
 )
 """Of the classes; each volume has one of them."""
+_TELLING: Final = 60
 _TURNS: Final = 5
 _CLOSING: Final = 20
 """Seconds after the last call within which drivers must have closed every image."""
@@ -46,6 +48,8 @@ _CLOSING: Final = 20
 def main() -> None:
     """Soak; exit code 1 when something was found wrong."""
     options = _parser().parse_args()
+    # an orderly end: what was started is ended, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(f"seed {options.seed}", flush=True)
     try:
         with staged(options) as stage:
@@ -68,7 +72,7 @@ def _soak(stage: Stage, options: argparse.Namespace) -> tuple[Summary, Sampler]:
     if any(site.started is None for site in sites):
         raise LabError("--driver is missing: its processes are what is looked at")
     pids = {site.name: site.driver.pid for site in sites}
-    tally = Tally(options.calls)
+    tally = Tally(options.calls, seconds=options.minutes * 60)
     with ExitStack() as running:
         watchers = {site.name: running.enter_context(Watchers.of(site.site)) for site in sites}
         volumes = _volumes(stage, options.volumes + _HELD + 1)
@@ -78,8 +82,11 @@ def _soak(stage: Stage, options: argparse.Namespace) -> tuple[Summary, Sampler]:
         sampler = Sampler(pids, counts, lambda: tally.made, memory=options.memory)
         began = time.monotonic()
         with sampler.sampling(options.every), ThreadPoolExecutor(len(callers)) as executor:
-            for work in [executor.submit(_call, caller, tally) for caller in callers]:
-                work.result()
+            work = [executor.submit(_call, caller, tally) for caller in callers]
+            try:
+                _await(work, tally)
+            finally:
+                tally.stop()
         seconds = time.monotonic() - began
         left = [_left_open(name, each, volumes) for name, each in watchers.items()]
     findings = [
@@ -99,6 +106,16 @@ def _soak(stage: Stage, options: argparse.Namespace) -> tuple[Summary, Sampler]:
         callers=len(callers),
     )
     return summary, sampler
+
+
+def _await(work: "Sequence[Future[None]]", tally: Tally) -> None:
+    """Wait for the callers, and tell now and then how far they are."""
+    running: set[Future[None]] = set(work)
+    while running:
+        done, running = wait_for(running, timeout=_TELLING, return_when=FIRST_EXCEPTION)
+        for each in done:
+            each.result()
+        print(f"{tally.made} calls", flush=True)
 
 
 def _volumes(stage: Stage, number: int) -> Sequence[Volume]:
@@ -178,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     add_arguments(parser)
     add = parser.add_argument
     add("--calls", type=int, default=100_000, help="calls in all (%(default)s)")
+    add("--minutes", type=float, default=60, help="end after this time (%(default)s)")
     add("--volumes", type=int, default=40, help="mirrored volumes (%(default)s)")
     add("--callers", type=int, default=8, help="calls at once (%(default)s)")
     add("--every", type=float, default=5, help="seconds between two looks (%(default)s)")
