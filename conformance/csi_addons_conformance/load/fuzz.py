@@ -12,11 +12,13 @@ import itertools
 import multiprocessing
 import queue
 import random
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +40,7 @@ _VOLUMES: Final = 4
 _SIZE: Final = 1 << 20
 _WARM_UP: Final = 0.25
 """Share of the calls before the first look at the processes."""
+_ASTRAY: Final = 1.0
 _RECOVERY: Final = 30
 """Seconds within which a good call must be answered OK again when the trouble is over."""
 
@@ -67,6 +70,8 @@ class Target:
 def main() -> None:
     """Fuzz, or repeat one call; exit code 1 when something did not hold."""
     options = _parser().parse_args()
+    # an orderly end: what was started is ended, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(f"seed {options.seed}", flush=True)
     try:
         with ExitStack() as running:
@@ -115,7 +120,7 @@ def _fuzz(target: Target, options: argparse.Namespace) -> list[str]:
         options.seed,
     )
     deadline = began + options.minutes * 60
-    _warm_up(target, trouble)
+    _warm_up(target, trouble, options)
     warm_up = int(options.calls * _WARM_UP)
     total, looks = Report(), []
     for number, calls in enumerate((warm_up, options.calls - warm_up)):
@@ -127,15 +132,19 @@ def _fuzz(target: Target, options: argparse.Namespace) -> list[str]:
     return findings
 
 
-def _warm_up(target: Target, trouble: Trouble) -> None:
+def _warm_up(target: Target, trouble: Trouble, options: argparse.Namespace) -> None:
     """Have every process started and every kind of connection made that chance may ask for."""
     for name, driver in target.drivers.items():
         scheduled, journaled, *_ = target.own[name]
         driver.client.enable(scheduled, schedulingInterval="1m")
         driver.client.enable(journaled, mirroringMode="journal")
-    with trouble.astray():
+    # nobody answers: so every caller's call lasts as long as it may, all of them side by side
+    callers = options.processes * options.threads
+    with trouble.astray(), ThreadPoolExecutor(callers * len(target.drivers)) as executor:
         for name, driver in target.drivers.items():
-            driver.client.call("DemoteVolume", target.own[name][0], timeout=1)
+            for _ in range(callers):
+                handle = target.own[name][0]
+                executor.submit(driver.client.call, "DemoteVolume", handle, timeout=_ASTRAY)
 
 
 def _storm(
@@ -156,7 +165,9 @@ def _storm(
         )
         for each in range(options.processes)
     ]
-    processes = [spawning.Process(target=each.run, args=(results,)) for each in callers]
+    processes = [
+        spawning.Process(target=each.run, args=(results,), daemon=True) for each in callers
+    ]
     for process in processes:
         process.start()
     report = sum(_reports(processes, results), Report())

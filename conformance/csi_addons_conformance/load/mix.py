@@ -166,7 +166,7 @@ def _kind(
 # --- what a controller asks all day -------------------------------------------------------------
 
 
-@_kind(310, "OK", "NOT_FOUND")
+@_kind(280, "OK", "NOT_FOUND")
 def info(caller: Caller) -> Iterator[Answer]:
     """Ask the primary how far its copy has come; NOT_FOUND until it has come anywhere."""
     subject = caller.subject
@@ -181,19 +181,19 @@ def destination(caller: Caller) -> Iterator[Answer]:
     yield caller.ask(caller.anywhere, "GetReplicationDestinationInfo")
 
 
-@_kind(80, "OK")
+@_kind(70, "OK")
 def enable_again(caller: Caller) -> Iterator[Answer]:
     """Enable what is enabled."""
     yield caller.ask(caller.here, "EnableVolumeReplication", parameters=caller.subject.parameters)
 
 
-@_kind(70, "OK")
+@_kind(60, "OK")
 def promote_again(caller: Caller) -> Iterator[Answer]:
     """Promote the primary."""
     yield caller.ask(caller.here, "PromoteVolume", parameters=caller.subject.parameters)
 
 
-@_kind(70, "OK", needs_copy=True)
+@_kind(60, "OK", needs_copy=True)
 def demote_again(caller: Caller) -> Iterator[Answer]:
     """Demote the secondary."""
     yield caller.ask(caller.there, "DemoteVolume")
@@ -211,7 +211,7 @@ def disable_secondary(caller: Caller) -> Iterator[Answer]:
     yield caller.ask(caller.there, "DisableVolumeReplication")
 
 
-@_kind(30, "OK")
+@_kind(90, "OK")
 def probe(caller: Caller) -> Iterator[Answer]:
     """Ask whether a driver is ready."""
     yield caller.anywhere.probe()

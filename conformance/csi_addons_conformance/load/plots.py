@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from matplotlib.figure import Figure
 
-from csi_addons_conformance.load.sampling import CALLS, MEASURES, Series
+from csi_addons_conformance.load.sampling import CALLS, Series
 from csi_addons_conformance.load.slopes import WARM_UP
 
 _PANELS: Final = {
@@ -36,7 +36,7 @@ def draw(series: Sequence[Series], title: str, file: Path) -> None:
 def _panel(axes: Any, series: Sequence[Series], words: str) -> None:
     for each in series:
         times, values = each.times, each.values
-        if each.measure not in MEASURES:
+        if each.measure == CALLS:
             times, values = times[1:], _rates(times, values)
         axes.plot(times, values, label=each.whose, linewidth=1)
     axes.set_title(words, fontsize=10, loc="left")

@@ -15,21 +15,16 @@ from csi_addons_conformance.load.slopes import Trend, trend
 _MIB: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measure:
-    """What is looked at, and how much it may grow."""
-
-    unit: str
-    allowed: float
-
-
-MEASURES: Final[Mapping[str, Measure]] = {
-    "RSS": Measure(unit="MiB", allowed=8),
-    "threads": Measure(unit="threads", allowed=3),
-    "descriptors": Measure(unit="descriptors", allowed=3),
-    "connections": Measure(unit="connections", allowed=3),
-    "watchers": Measure(unit="watchers", allowed=3),
+UNITS: Final[Mapping[str, str]] = {
+    "RSS": "MiB",
+    "threads": "threads",
+    "descriptors": "descriptors",
+    "connections": "connections",
+    "watchers": "watchers",
 }
+"""What is looked at, and what is counted there."""
+_ALLOWED: Final = 3
+"""By how many each but the memory may grow: calls come and go while they are counted."""
 CALLS: Final = "calls"
 _WATCHERS_EVERY: Final = 3
 """Looks at processes for one at watchers: those cost the drivers' clusters some work."""
@@ -53,6 +48,7 @@ class Sampler:
         pids: Each site's serving process.
         watchers: Counts the drivers' watchers on each site.
         calls: Counts the calls that were answered.
+        memory: MiB that a process may grow.
     """
 
     def __init__(
@@ -60,7 +56,10 @@ class Sampler:
         pids: Mapping[str, int],
         watchers: Mapping[str, Callable[[], int]],
         calls: Callable[[], int],
+        *,
+        memory: float,
     ) -> None:
+        self._allowed = dict.fromkeys(UNITS, float(_ALLOWED)) | {"RSS": memory}
         self._pids, self._watchers, self._calls = pids, watchers, calls
         self._series: dict[tuple[str, str], Series] = {}
         self._processes: dict[str, int] = {}
@@ -80,11 +79,11 @@ class Sampler:
                 f"{each.measure} of {each.whose}",
                 each.times,
                 each.values,
-                unit=MEASURES[each.measure].unit,
-                allowed=MEASURES[each.measure].allowed,
+                unit=UNITS[each.measure],
+                allowed=self._allowed[each.measure],
             )
             for each in self.series
-            if each.measure in MEASURES
+            if each.measure in UNITS
         )
 
     @contextmanager

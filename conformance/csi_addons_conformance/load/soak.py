@@ -9,10 +9,12 @@ that they have open. Exit code 1 when an answer was wrong, or when something gre
 
 import argparse
 import random
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -37,6 +39,8 @@ _PARAMETERS: Final = (
     {"mirroringMode": "snapshot", "schedulingInterval": "30s"},
 )
 """Of the classes; each volume has one of them."""
+_TELLING: Final = 60
+_TURNS: Final = 5
 _CLOSING: Final = 20
 """Seconds after the last call within which drivers must have closed every image."""
 
@@ -44,6 +48,8 @@ _CLOSING: Final = 20
 def main() -> None:
     """Soak; exit code 1 when something was found wrong."""
     options = _parser().parse_args()
+    # an orderly end: what was started is ended, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(f"seed {options.seed}", flush=True)
     try:
         with staged(options) as stage:
@@ -66,18 +72,21 @@ def _soak(stage: Stage, options: argparse.Namespace) -> tuple[Summary, Sampler]:
     if any(site.started is None for site in sites):
         raise LabError("--driver is missing: its processes are what is looked at")
     pids = {site.name: site.driver.pid for site in sites}
-    tally = Tally(options.calls)
+    tally = Tally(options.calls, seconds=options.minutes * 60)
     with ExitStack() as running:
         watchers = {site.name: running.enter_context(Watchers.of(site.site)) for site in sites}
         volumes = _volumes(stage, options.volumes + _HELD + 1)
         callers = _callers(stage, volumes, options)
         running.enter_context(watchers[stage.here.name].writing(volumes[:_HELD]))
         counts = {name: partial(each.count, volumes) for name, each in watchers.items()}
-        sampler = Sampler(pids, counts, lambda: tally.made)
+        sampler = Sampler(pids, counts, lambda: tally.made, memory=options.memory)
         began = time.monotonic()
         with sampler.sampling(options.every), ThreadPoolExecutor(len(callers)) as executor:
-            for work in [executor.submit(_call, caller, tally) for caller in callers]:
-                work.result()
+            work = [executor.submit(_call, caller, tally) for caller in callers]
+            try:
+                _await(work, tally)
+            finally:
+                tally.stop()
         seconds = time.monotonic() - began
         left = [_left_open(name, each, volumes) for name, each in watchers.items()]
     findings = [
@@ -99,6 +108,16 @@ def _soak(stage: Stage, options: argparse.Namespace) -> tuple[Summary, Sampler]:
     return summary, sampler
 
 
+def _await(work: "Sequence[Future[None]]", tally: Tally) -> None:
+    """Wait for the callers, and tell now and then how far they are."""
+    running: set[Future[None]] = set(work)
+    while running:
+        done, running = wait_for(running, timeout=_TELLING, return_when=FIRST_EXCEPTION)
+        for each in done:
+            each.result()
+        print(f"{tally.made} calls", flush=True)
+
+
 def _volumes(stage: Stage, number: int) -> Sequence[Volume]:
     with ThreadPoolExecutor(4) as executor:
         return tuple(executor.map(lambda _: stage.volume(size=_SIZE), range(number)))
@@ -113,13 +132,13 @@ def _callers(
         Subject(volume=volume, parameters=dict(_PARAMETERS[number % len(_PARAMETERS)]))
         for number, volume in enumerate(others)
     ]
-    # from the start each driver has every connection that it may ever need, also to the manager
-    there = stage.lab.make_volume("dr2", _SIZE)
-    stage.there.client.enable(there.handle, schedulingInterval="24h")
-    for volume in held:
-        stage.here.client.enable(volume.handle)
-    for subject in subjects:
-        stage.here.client.enable(subject.handle, **subject.parameters)
+    with ThreadPoolExecutor(options.callers) as executor:
+        enable = stage.here.client.enable
+        work = [executor.submit(enable, volume.handle) for volume in held]
+        work += [executor.submit(enable, each.handle, **each.parameters) for each in subjects]
+        for each in work:
+            each.result()
+        _fill_up(stage, executor, options.callers)
     props = Props(held=tuple(volume.handle for volume in held), plain=plain.handle)
     return [
         Caller(
@@ -130,6 +149,16 @@ def _callers(
         )
         for number in range(min(options.callers, len(subjects)))
     ]
+
+
+def _fill_up(stage: Stage, executor: ThreadPoolExecutor, callers: int) -> None:
+    """Have the other driver hold from the start what the first one has by now.
+
+    Every connection that it may ever need, also to the manager, and a thread for each caller.
+    """
+    client, handle = stage.there.client, stage.lab.make_volume("dr2", _SIZE).handle
+    client.enable(handle, schedulingInterval="24h")
+    wait_for([executor.submit(client.info, handle) for _ in range(_TURNS * callers)])
 
 
 def _call(caller: Caller, tally: Tally) -> None:
@@ -166,9 +195,11 @@ def _parser() -> argparse.ArgumentParser:
     add_arguments(parser)
     add = parser.add_argument
     add("--calls", type=int, default=100_000, help="calls in all (%(default)s)")
+    add("--minutes", type=float, default=60, help="end after this time (%(default)s)")
     add("--volumes", type=int, default=40, help="mirrored volumes (%(default)s)")
     add("--callers", type=int, default=8, help="calls at once (%(default)s)")
     add("--every", type=float, default=5, help="seconds between two looks (%(default)s)")
+    add("--memory", type=float, default=8, help="MiB that a process may grow (%(default)s)")
     add("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     add("--plot", type=Path, metavar="FILE", help="draw what was seen, as PNG (needs matplotlib)")
     add("--markdown", type=Path, metavar="FILE", help="write what is printed at the end")

@@ -2,8 +2,10 @@
 """What callers were answered: codes, seconds, and answers that should not have come."""
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Final
 
 from csi_addons_conformance.client import Answer
@@ -13,10 +15,11 @@ _MANY: Final = 20
 
 
 class Tally:
-    """Counts answers up to a number. Used by all callers at once."""
+    """Counts answers up to a number, or for some seconds. Used by all callers at once."""
 
-    def __init__(self, calls: int) -> None:
+    def __init__(self, calls: int, *, seconds: float) -> None:
         self._calls = calls
+        self._deadline = time.monotonic() + seconds
         self._lock = threading.Lock()
         self._seconds: dict[str, list[float]] = {}
         self.codes: Counter[tuple[str, str]] = Counter()
@@ -40,7 +43,12 @@ class Tally:
     @property
     def enough(self) -> bool:
         """Whether callers should end."""
-        return self.made >= self._calls or len(self.findings) >= _MANY
+        over = time.monotonic() > self._deadline
+        return over or self.made >= self._calls or len(self.findings) >= _MANY
+
+    def stop(self) -> None:
+        """Let callers end as soon as they can."""
+        self._deadline = -inf
 
     @property
     def latencies(self) -> Mapping[str, Sequence[float]]:
