@@ -85,7 +85,7 @@ def test_a_silent_place_refuses_at_once_and_is_probed_alone(cluster: Cluster, pu
 def test_one_miss_beside_an_answer_refuses_nobody(cluster: Cluster, pulse: Pulse) -> None:
     """One object that cannot be read is no silent place."""
     miss(pulse)
-    eventually(lambda: cluster.probes == 1)
+    eventually(lambda: cluster.probes >= 1)
     use(pulse, HERE)
     assert not pulse.silent
 
@@ -94,7 +94,7 @@ def test_a_refusal_is_an_answer(cluster: Cluster, pulse: Pulse) -> None:
     """Whoever may not read has reached the cluster."""
     cluster.fault = PermissionDenied("caps")
     miss(pulse)
-    eventually(lambda: cluster.probes == 1)
+    eventually(lambda: cluster.probes >= 1)
     use(pulse, HERE)
 
 
@@ -111,7 +111,7 @@ def test_what_lived_through_a_silence_and_goes_on_hangs(cluster: Cluster, pulse:
     """Only after its leash, and only what began before the cluster answered again."""
     with pulse.use(HERE, CREDENTIALS, 0.3), pulse.use(HERE, CREDENTIALS, inf):
         cluster.thawed.clear()
-        eventually(lambda: not pulse.look() and cluster.probes == 1)
+        eventually(lambda: not pulse.look() and cluster.probes >= 1)
         time.sleep(0.5)
         assert not pulse.look(), "nobody hangs while the cluster is silent"
         cluster.thawed.set()

@@ -80,21 +80,22 @@ def _blocklisted(site: SiteUnderTest, cells: Sequence[Cell]) -> Iterator[None]:
     read = [cell for cell in volumes if cell.call in ("resync", "info", "destination")]
     changed = [cell for cell in volumes if cell not in read]
     # the same daemons watch both, but only the driver opens the ones to change them
-    clients = poll(
-        lambda: _watchers(site, changed) - _watchers(site, read),
-        seconds=5,
-        what="the driver's client on an image",
-        every=0.02,
-    )
+    with site.site.ioctx() as ioctx:
+        clients = poll(
+            lambda: _watchers(ioctx, changed) - _watchers(ioctx, read),
+            seconds=20,
+            what="the driver's client on an image",
+            every=0.01,
+        )
     for client in clients:
         site.site.ceph("osd", "blocklist", "add", client, "60")
     yield
 
 
-def _watchers(site: SiteUnderTest, cells: Sequence[Cell]) -> set[str]:
-    addresses = set()
+def _watchers(ioctx: rados.Ioctx, cells: Sequence[Cell]) -> set[str]:
+    addresses: set[str] = set()
     for cell in cells:
-        with suppress(rbd.Error), site.image(cell.volume) as image:
+        with suppress(rbd.Error), rbd.Image(ioctx, cell.volume.image, read_only=True) as image:
             addresses |= {each["addr"] for each in image.watchers_list()}
     return addresses
 
