@@ -132,7 +132,12 @@ def _server(
         ceph_client=lambda: libraries.versions,
         ready=lambda: bool(libraries.versions) and clusters.loaded,
     )
-    controller = Controller(clusters=clusters, workers=workers, call_timeout=config.call_timeout)
+    controller = Controller(
+        clusters=clusters,
+        workers=workers,
+        volumes=metrics.volumes,
+        call_timeout=config.call_timeout,
+    )
     server = Server(config, identity=identity, controller=controller, metrics=metrics)
     if config.metrics_address is not None:
         try:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The metric objects and their endpoint.
 
-Series exist at zero from the start, so that a rate over the first failure is not lost. No
-label ever holds a volume, an image or a key.
+Series exist at zero from the start, so that a rate over the first failure is not lost. Volumes
+show in ``volume_metrics.py`` alone; no label ever holds a key.
 """
 
 from collections.abc import Iterable
@@ -23,6 +23,7 @@ from prometheus_client import (
 
 from csi_addons_rbd.config import Address
 from csi_addons_rbd.replication.calls import OPERATIONS, RunningOperations
+from csi_addons_rbd.volume_metrics import VolumeMetrics
 
 _SECONDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 45, 60, 120, 180)
 """From a pooled read (tens of milliseconds) to the controller's own deadline."""
@@ -93,6 +94,8 @@ class Metrics:
             ("file",),
             registry=self.registry,
         )
+        self.volumes = VolumeMetrics()
+        self.registry.register(self.volumes)
         Info("csi_addons_rbd_build", "What is running.", registry=self.registry).info(
             {"version": version, "driver_name": driver_name}
         )

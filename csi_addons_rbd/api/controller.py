@@ -15,8 +15,22 @@ from csi_addons_rbd._proto import replication_pb2 as pb
 from csi_addons_rbd._proto import replication_pb2_grpc
 from csi_addons_rbd.api import requests
 from csi_addons_rbd.clusters import ClusterMap
-from csi_addons_rbd.replication.calls import Answer, Call, Located, ReplicationInfo, Resynced
-from csi_addons_rbd.replication.errors import DeadlineExceeded, InternalError
+from csi_addons_rbd.replication.calls import (
+    Answer,
+    Call,
+    InfoCall,
+    Located,
+    ReplicationInfo,
+    Resynced,
+)
+from csi_addons_rbd.replication.errors import (
+    DeadlineExceeded,
+    InternalError,
+    NotFound,
+    PreconditionFailed,
+    SyncInfoMissing,
+)
+from csi_addons_rbd.volume_metrics import VolumeMetrics
 from csi_addons_rbd.worker_process import Wait
 from csi_addons_rbd.workers import Workers
 
@@ -29,12 +43,21 @@ class Controller(replication_pb2_grpc.ControllerServicer):
     Args:
         clusters: Where a handle leads.
         workers: Who talks to the clusters.
+        volumes: Shows what is known of each volume.
         call_timeout: Our own bound of every call, in seconds.
     """
 
-    def __init__(self, *, clusters: ClusterMap, workers: Workers, call_timeout: float) -> None:
+    def __init__(
+        self,
+        *,
+        clusters: ClusterMap,
+        workers: Workers,
+        volumes: VolumeMetrics,
+        call_timeout: float,
+    ) -> None:
         self._clusters = clusters
         self._workers = workers
+        self._volumes = volumes
         self._call_timeout = call_timeout
 
     def EnableVolumeReplication(  # noqa: N802 - gRPC's name
@@ -48,7 +71,9 @@ class Controller(replication_pb2_grpc.ControllerServicer):
         self, request: pb.DisableVolumeReplicationRequest, context: grpc.ServicerContext
     ) -> pb.DisableVolumeReplicationResponse:
         """Switch mirroring of a volume off."""
-        self._ask(requests.disable(request), context)
+        call = requests.disable(request)
+        self._ask(call, context)
+        self._volumes.forget(str(call.volume))
         return pb.DisableVolumeReplicationResponse()
 
     def PromoteVolume(  # noqa: N802 - gRPC's name
@@ -62,7 +87,9 @@ class Controller(replication_pb2_grpc.ControllerServicer):
         self, request: pb.DemoteVolumeRequest, context: grpc.ServicerContext
     ) -> pb.DemoteVolumeResponse:
         """Make the volume secondary here."""
-        self._ask(requests.demote(request), context)
+        call = requests.demote(request)
+        self._ask(call, context)
+        self._volumes.forget(str(call.volume))
         return pb.DemoteVolumeResponse()
 
     def ResyncVolume(  # noqa: N802 - gRPC's name
@@ -76,7 +103,7 @@ class Controller(replication_pb2_grpc.ControllerServicer):
         self, request: pb.GetVolumeReplicationInfoRequest, context: grpc.ServicerContext
     ) -> pb.GetVolumeReplicationInfoResponse:
         """Tell how far the peer's copy has come."""
-        answer = _expect(ReplicationInfo, self._ask(requests.info(request), context))
+        answer = self._replication_info(requests.info(request), context)
         return pb.GetVolumeReplicationInfoResponse(
             last_sync_time=None
             if answer.last_sync is None
@@ -102,6 +129,20 @@ class Controller(replication_pb2_grpc.ControllerServicer):
         return pb.GetReplicationDestinationInfoResponse(
             replication_destination=pb.ReplicationDestination(volume=volume)
         )
+
+    def _replication_info(self, call: InfoCall, context: grpc.ServicerContext) -> ReplicationInfo:
+        """Ask, and show the answer in the metrics."""
+        volume = str(call.volume)
+        try:
+            answer = _expect(ReplicationInfo, self._ask(call, context))
+        except SyncInfoMissing:
+            self._volumes.note(volume, None)
+            raise
+        except (NotFound, PreconditionFailed):
+            self._volumes.forget(volume)
+            raise
+        self._volumes.note(volume, answer)
+        return answer
 
     def _ask(self, call: Call, context: grpc.ServicerContext) -> Answer:
         structlog.contextvars.bind_contextvars(volume=str(call.volume))

@@ -161,6 +161,8 @@ class ReplicationInfo:
     """Unix seconds of the primary's clock; ``None`` only with status ERROR."""
     last_sync_seconds: int | None
     last_sync_bytes: int | None
+    schedule_in_place: bool | None
+    """``None`` where no schedule was asked for."""
     health: Health
     message: str
 

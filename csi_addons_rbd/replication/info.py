@@ -36,7 +36,8 @@ def replication_info(
     if not view.peered:
         raise SyncInfoMissing(f"{spec} has no peer: its pool is mirrored to nowhere")
     last = last_sync(view, observation) or noted_sync(notes)
-    findings = _findings(view, observation, wanted_schedule(notes), last)
+    wanted = wanted_schedule(notes)
+    findings = _findings(view, observation, wanted, last)
     health = next((each for each in _WORST if each in {found.health for found in findings}), None)
     if last is None and health is not Health.ERROR:
         words = "; ".join(found.words for found in findings)
@@ -48,6 +49,7 @@ def replication_info(
         last_sync=last,
         last_sync_seconds=report.last_seconds if report else None,
         last_sync_bytes=report.last_bytes if report else None,
+        schedule_in_place=wanted.placed if wanted else None,
         health=health or Health.HEALTHY,
         message=_message(view, findings, last),
     )

@@ -112,6 +112,7 @@ def answer(call: Call, place: Place) -> Answer:
             last_sync=1_700_000_000,
             last_sync_seconds=3,
             last_sync_bytes=4096,
+            schedule_in_place=True,
             health=Health.DEGRADED,
             message="the copy is 3 minutes old",
         )
