@@ -78,10 +78,17 @@ class Resync:
     def _under_way(self, view: MirrorView, record: ResyncRecord) -> bool:
         """Tell whether the resync on record is not over: it must never be started again."""
         if view.image_id == record.image_id:
-            # not sent: a crash came between; the evidence is judged anew
-            return record.sent
+            # neither sent nor requested: a crash came between; the evidence is judged anew
+            return record.sent or self._was_requested(record)
         new = view.state is MirrorState.CREATING or not view.history.complete
         return new or view.local is None or sync_report(view.local).syncing
+
+    def _was_requested(self, record: ResyncRecord) -> bool:
+        """Ask librbd itself: a crash may have come between the request and its record."""
+        requested = self.image.resync_requested()
+        if requested:
+            self.image.record_resync(replace(record, sent=True))
+        return requested
 
     def _split(self, view: MirrorView) -> bool:
         local = view.local
