@@ -102,7 +102,7 @@ def test_no_secret(tree: str) -> None:
     assert not [each for each in rendered(tree) if each["kind"] == "Secret"]
     for path in files():
         assert not re.search(
-            r"^kind: Secret$|userKey|userID|AQ[\w+/]{36}==", path.read_text(), re.M
+            r"^kind: Secret$|userKey|userID|AQ[\w+/]{36}==", path.read_text(), re.MULTILINE
         )
 
 
