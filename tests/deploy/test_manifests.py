@@ -206,6 +206,18 @@ def test_configuration_as_rook_and_ceph_csi_write_it() -> None:
     assert ceph_csi == {"name": "ceph-csi-config", "configMap": {"name": "ceph-csi-config"}}
 
 
+def test_network_policy_opens_the_ports_of_the_pod(tmp_path: Path) -> None:
+    """Both ports, the sidecar's to the controller alone."""
+    objects = with_components(tmp_path, "overlays/rook", "network-policy")
+    policy = one(objects, "NetworkPolicy")["spec"]
+    labels = one(objects, "DaemonSet")["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    (sidecar,) = container(objects, "csi-addons")["ports"]
+    (driver,) = container(objects, "csi-addons-rbd")["ports"]
+    guarded = {port["port"]: "from" in rule for rule in policy["ingress"] for port in rule["ports"]}
+    assert guarded == {sidecar["containerPort"]: True, driver["containerPort"]: False}
+
+
 def test_monitoring_finds_the_metrics_of_either_pod(tmp_path: Path) -> None:
     """The PodMonitor's labels and port are those of the pods."""
     objects = with_components(tmp_path, "overlays/rook", "monitoring", namespace="rook-ceph")
