@@ -5,7 +5,7 @@ TOX := .venv/bin/tox run --quiet -e
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint typing protos drift unit ceph contract storms conformance drills \
-    play mutations faults kills fuzz soak monitoring coverage clean
+    play mutations faults kills fuzz soak deploy monitoring coverage clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,7 +19,7 @@ demo: setup ## Watch a volume replicate, fail over and survive, on two real Ceph
 test: setup ## Run lint, typing, stubs, unit tests, the contract and some storms on real Ceph sites
 	@$(TOX) lint,typing,drift,unit,ceph,contract,storms
 
-lint typing drift unit ceph contract storms conformance drills play mutations faults kills fuzz soak monitoring coverage: setup
+lint typing drift unit ceph contract storms conformance drills play mutations faults kills fuzz soak deploy monitoring coverage: setup
 	@$(TOX) $@
 
 lint: ## Style, spelling, import contracts
@@ -37,6 +37,7 @@ kills: ## Worker and driver killed at every step: does the next call converge?
 fuzz: ## Bad input of every kind
 soak: ## 100,000 calls: does anything grow?
 storms: ## A short version of these four
+deploy: ## Kubernetes manifests, rendered and validated
 monitoring: ## Alert rules and dashboard (needs promtool)
 coverage: ## Which branches of the driver do all tests together take?
 

@@ -99,11 +99,6 @@ class CephImage:
     def enable(self, mode: MirroringMode) -> None:
         """Switch mirroring on, and first the features that journal mode needs."""
         with self._change("enabling mirroring of") as image:
-            if image.old_format():
-                raise FeaturesMissing(
-                    f"{self.spec} is of format 1, which has no exclusive-lock and cannot be "
-                    "mirrored; copy it to an image of format 2"
-                )
             if mode is MirroringMode.JOURNAL:
                 self._switch_on(image)
             image.mirror_image_enable(MODES[mode])
@@ -185,6 +180,12 @@ class CephImage:
         with self._pool(Purpose.READ, "writing the notes on") as ioctx:
             with self._read(ioctx) as image:
                 image_id, standing = image.id(), read_notes(image).get(key)
+                # whoever switches mirroring on notes that first
+                if value is not None and image.old_format():
+                    raise FeaturesMissing(
+                        f"{self.spec} is of format 1, which has no exclusive-lock and cannot be "
+                        "mirrored; copy it to an image of format 2"
+                    )
             if value is not None and value != standing:
                 with step(f"noting {key} on"):
                     write_note(ioctx, image_id, key, value)

@@ -17,7 +17,7 @@ from csi_addons_rbd.replication.calls import Health, ReplicationInfo
 
 MONITORING = Path(__file__).parents[2] / "deploy/components/monitoring"
 ALERTS = Path(__file__).with_name("alerts.yaml")
-RULES = yaml.safe_load((MONITORING / "prometheusrule.yaml").read_text())["spec"]
+RULES = yaml.safe_load((MONITORING / "prometheus-rule.yaml").read_text())["spec"]
 DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
 METRIC = re.compile(r"\b(?:csi_addons_rbd|process)_[a-z_]+")
 

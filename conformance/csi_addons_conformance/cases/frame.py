@@ -13,6 +13,8 @@ from typing import Any
 from uuid import uuid4
 
 import grpc
+import rados
+import rbd
 
 from csi_addons_conformance._proto import identity_pb2
 from csi_addons_conformance._proto import replication_pb2 as pb
@@ -663,14 +665,14 @@ def too_many_calls(stage: Stage) -> None:
 def blocklisted(stage: Stage) -> None:
     """A driver whose client the cluster fenced connects anew: at worst UNAVAILABLE, then OK."""
     first, second, client = stage.mirrored(), stage.volume(), stage.here.client
-    daemons = _watchers(stage, first)
-    with ThreadPoolExecutor() as executor:
+    with ThreadPoolExecutor() as executor, stage.here.site.ioctx() as ioctx:
+        daemons = _watchers(ioctx, first)
         enabling = executor.submit(client.enable, second.handle, mirroringMode="journal")
         opened = poll(
-            lambda: _watchers(stage, second) - daemons,
+            lambda: _watchers(ioctx, second) - daemons,
             seconds=20,
             what="the driver's client on the image",
-            every=0.01,
+            every=0.001,
         )
         for address in opened:
             stage.here.site.ceph("osd", "blocklist", "add", address, "60")
@@ -681,9 +683,9 @@ def blocklisted(stage: Stage) -> None:
     settle(lambda: client.disable(first.handle), seconds=30)
 
 
-def _watchers(stage: Stage, volume: Volume) -> set[str]:
+def _watchers(ioctx: rados.Ioctx, volume: Volume) -> set[str]:
     """Return the addresses of those that have the image open for writing, or replay it."""
-    with stage.here.image(volume) as image:
+    with rbd.Image(ioctx, volume.image, read_only=True) as image:
         return {each["addr"] for each in image.watchers_list()}
 
 
