@@ -179,13 +179,13 @@ class CephImage:
         """Write or remove one entry, without taking the image's lock from anybody."""
         with self._pool(Purpose.READ, "writing the notes on") as ioctx:
             with self._read(ioctx) as image:
-                image_id, standing = image.id(), read_notes(image).get(key)
                 # whoever switches mirroring on notes that first
                 if value is not None and image.old_format():
                     raise FeaturesMissing(
                         f"{self.spec} is of format 1, which has no exclusive-lock and cannot be "
                         "mirrored; copy it to an image of format 2"
                     )
+                image_id, standing = image.id(), read_notes(image).get(key)
             if value is not None and value != standing:
                 with step(f"noting {key} on"):
                     write_note(ioctx, image_id, key, value)
