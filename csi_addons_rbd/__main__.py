@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from csi_addons_rbd.api.server import Server
     from csi_addons_rbd.clusters import ClusterMap
     from csi_addons_rbd.metrics import Metrics
-    from csi_addons_rbd.workers import Workers
+    from csi_addons_rbd.workers import WorkerMain, Workers
 
 _USAGE: Final = 2
 _DESCRIBE_SECONDS: Final = 60.0
@@ -53,11 +53,13 @@ def _probe(config: ProbeConfig) -> int:
     return 1 if trouble else 0
 
 
-def _worker(connection: Connection, config: Config, name: str) -> None:
+def _worker(
+    connection: Connection, config: Config, name: str, left_behind: tuple[str, ...]
+) -> None:
     """Run a worker; only ever called in a process of its own."""
     from csi_addons_rbd.ceph import worker
 
-    worker.main(connection, config, name)
+    worker.main(connection, config, name, left_behind)
 
 
 def _describe(connection: Connection) -> None:
@@ -70,7 +72,7 @@ def _describe(connection: Connection) -> None:
 def serve(
     config: Config,
     *,
-    worker: Callable[[Connection, Config, str], None] = _worker,
+    worker: "WorkerMain" = _worker,
     describe: Callable[[Connection], None] = _describe,
 ) -> int:
     """Serve until SIGTERM or SIGINT, then answer or give up what runs, and end the process.
@@ -125,6 +127,7 @@ def _server(
     from csi_addons_rbd.api.identity import Identity
     from csi_addons_rbd.api.server import Server
     from csi_addons_rbd.api.socket_file import CannotStartError
+    from csi_addons_rbd.recent_answers import RecentAnswers
 
     identity = Identity(
         name=config.driver_name,
@@ -134,7 +137,7 @@ def _server(
     )
     controller = Controller(
         clusters=clusters,
-        workers=workers,
+        answers=RecentAnswers(workers),
         volumes=metrics.volumes,
         call_timeout=config.call_timeout,
     )

@@ -22,7 +22,7 @@ from prometheus_client import (
 )
 
 from csi_addons_rbd.config import Address
-from csi_addons_rbd.replication.calls import OPERATIONS, RunningOperations
+from csi_addons_rbd.replication.calls import OPERATIONS, Beat, RunningOperations
 from csi_addons_rbd.volume_metrics import VolumeMetrics
 
 _SECONDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 45, 60, 120, 180)
@@ -47,8 +47,8 @@ class Metrics:
         )
         self.call_seconds = Histogram(
             "csi_addons_rbd_call_seconds",
-            "Time until a call was answered.",
-            ("method",),
+            "Time until a call was answered, by method and gRPC code.",
+            ("method", "code"),
             buckets=_SECONDS,
             registry=self.registry,
         )
@@ -73,6 +73,18 @@ class Metrics:
         self.cluster_silent = Gauge(
             "csi_addons_rbd_cluster_silent",
             "1 while a part of the cluster does not answer and calls are refused at once.",
+            ("cluster",),
+            registry=self.registry,
+        )
+        self.cluster_answered = Gauge(
+            "csi_addons_rbd_cluster_last_answer_timestamp_seconds",
+            "When the cluster answered last, in Unix seconds; 0 when it was never asked.",
+            ("cluster",),
+            registry=self.registry,
+        )
+        self.cluster_connections = Gauge(
+            "csi_addons_rbd_cluster_connections",
+            "Connections to the cluster that are open; calls share them.",
             ("cluster",),
             registry=self.registry,
         )
@@ -104,7 +116,8 @@ class Metrics:
         """Create the series of these methods at zero."""
         codes = tuple(codes)
         for method in methods:
-            self.call_seconds.labels(method)
+            # those of other codes come with their first call: seventeen series each
+            self.call_seconds.labels(method, "OK")
             self.calls_in_flight.labels(method)
             for code in codes:
                 self.calls.labels(method, code)
@@ -114,11 +127,18 @@ class Metrics:
         for cluster in clusters:
             self.worker_starts.labels(cluster)
             self.worker_losses.labels(cluster)
-            self.cluster_silent.labels(cluster)
-            self.set_operations(cluster, ())
+            self.cluster_answered.labels(cluster)
+            self.show(cluster, None)
 
-    def set_operations(self, cluster: str, running: Iterable[RunningOperations]) -> None:
-        """Show what runs on a cluster now."""
+    def show(self, cluster: str, beat: Beat | None) -> None:
+        """Show what a cluster's worker told last; nothing runs where there is no worker."""
+        self.cluster_silent.labels(cluster).set(beat.silent if beat else 0)
+        self.cluster_connections.labels(cluster).set(beat.connections if beat else 0)
+        if beat and beat.answered:
+            self.cluster_answered.labels(cluster).set(beat.answered)
+        self._show_operations(cluster, beat.operations if beat else ())
+
+    def _show_operations(self, cluster: str, running: Iterable[RunningOperations]) -> None:
         by_name = {each.name: each for each in running}
         for name in OPERATIONS:
             each = by_name.get(name)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is known of each volume, as metrics: how old its copy is, and whether it can be relied on.
 
-The controller asks GetVolumeReplicationInfo of every primary volume every few minutes or oftener;
-its answers are shown here until the next one. No volume is read for the sake of a scrape. A
-volume's series go with it: when it is disabled, demoted or gone, when nobody asked for a while,
-and, oldest first, when there are too many.
+The controller asks GetVolumeReplicationInfo of every primary volume again and again; its answers
+are shown here until the next one. No volume is read for the sake of a scrape. A volume's series
+go with it: when it is disabled, demoted or gone, when nobody asked for three of the controller's
+rounds, and, oldest first, when there are too many.
 """
 
 import threading
@@ -19,12 +19,47 @@ from prometheus_client.registry import Collector
 
 from csi_addons_rbd.replication.calls import Health, ReplicationInfo
 
-KEEP_SECONDS: Final = 15 * 60
-"""How long an answer is shown: three of the controller's rounds at their longest."""
+_HOUR: Final = 60 * 60
+_ROUNDS: Final = 3
+"""Rounds of the controller for which an answer is shown."""
+_KEEP_AT_LEAST: Final = 15 * 60
 MOST: Final = 10_000
 """Volumes that are shown at once."""
 _NEVER_SYNCED: Final = "never_synced"
 _STATUSES: Final = (*(each.name.lower() for each in Health), _NEVER_SYNCED)
+_FACTS: Final[tuple[tuple[str, str, Callable[[ReplicationInfo], float | None]], ...]] = (
+    (
+        "last_sync_timestamp_seconds",
+        "Until when the peer has everything, in Unix seconds.",
+        lambda info: info.last_sync,
+    ),
+    (
+        "last_sync_duration_seconds",
+        "How long the last snapshot took to be copied.",
+        lambda info: info.last_sync_seconds,
+    ),
+    (
+        "last_sync_bytes",
+        "Bytes of the last snapshot that was copied.",
+        lambda info: info.last_sync_bytes,
+    ),
+    (
+        "journal_entries_behind",
+        "Journal mode: entries that the peer has still to replay.",
+        lambda info: info.entries_behind,
+    ),
+    (
+        "interval_seconds",
+        "Seconds between two snapshots, as asked for.",
+        lambda info: info.interval,
+    ),
+    (
+        "schedule_in_place",
+        "1 when the snapshot schedule asked for stands, 0 when it does not yet.",
+        lambda info: info.schedule_in_place,
+    ),
+)
+"""What is shown of an answer, each under its name, where it has a value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +71,15 @@ class _Seen:
     @property
     def status(self) -> str:
         return self.info.health.name.lower() if self.info else _NEVER_SYNCED
+
+    @property
+    def until(self) -> float:
+        """When to show it no longer.
+
+        The controller asks each half interval, and each hour where the class has none.
+        """
+        interval = self.info.interval if self.info else None
+        return self.at + max(_KEEP_AT_LEAST, _ROUNDS * (interval / 2 if interval else _HOUR))
 
 
 class VolumeMetrics(Collector):
@@ -63,31 +107,14 @@ class VolumeMetrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """Build the families of one scrape."""
         with self._lock:
-            oldest = self._clock() - KEEP_SECONDS
-            self._seen = {name: each for name, each in self._seen.items() if each.at >= oldest}
+            now = self._clock()
+            self._seen = {name: each for name, each in self._seen.items() if each.until >= now}
             seen = dict(self._seen)
         infos = {name: each.info for name, each in seen.items() if each.info is not None}
         yield _status(seen)
-        yield _family(
-            "last_sync_timestamp_seconds",
-            "Until when the peer has everything, in Unix seconds.",
-            {name: info.last_sync for name, info in infos.items()},
-        )
-        yield _family(
-            "last_sync_duration_seconds",
-            "How long the last snapshot took to be copied.",
-            {name: info.last_sync_seconds for name, info in infos.items()},
-        )
-        yield _family(
-            "last_sync_bytes",
-            "Bytes of the last snapshot that was copied.",
-            {name: info.last_sync_bytes for name, info in infos.items()},
-        )
-        yield _family(
-            "schedule_in_place",
-            "1 when the snapshot schedule asked for stands, 0 when it does not yet.",
-            {name: info.schedule_in_place for name, info in infos.items()},
-        )
+        yield _daemons(infos)
+        for fact, text, read in _FACTS:
+            yield _family(fact, text, {name: read(info) for name, info in infos.items()})
 
 
 def _status(seen: dict[str, _Seen]) -> Metric:
@@ -102,7 +129,20 @@ def _status(seen: dict[str, _Seen]) -> Metric:
     return family
 
 
-def _family(name: str, text: str, values: dict[str, int | bool | None]) -> Metric:
+def _daemons(infos: dict[str, ReplicationInfo]) -> Metric:
+    family = GaugeMetricFamily(
+        "csi_addons_rbd_volume_mirror_daemon_up",
+        "1 when rbd-mirror of the site (here or peer) reports on the volume, 0 when it is down or "
+        "silent.",
+        labels=("volume", "site"),
+    )
+    for name, info in infos.items():
+        family.add_metric((name, "here"), info.daemon_here)
+        family.add_metric((name, "peer"), info.daemon_there)
+    return family
+
+
+def _family(name: str, text: str, values: dict[str, float | None]) -> Metric:
     family = GaugeMetricFamily(f"csi_addons_rbd_volume_{name}", text, labels=("volume",))
     for volume, value in values.items():
         if value is not None:

@@ -16,6 +16,7 @@ from typing import Final, Self
 import structlog
 
 from csi_addons_rbd.replication.calls import STUCK, Answer, Ask, Beat, Call, Place, Reply
+from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import (
     ClusterUnreachable,
     DeadlineExceeded,
@@ -41,8 +42,8 @@ class Wait:
     """How long one call may take, and whose limit that is."""
 
     seconds: float
-    until: float
-    """The same as a moment of the monotonic clock."""
+    until: Deadline
+    """When it ends."""
     callers: bool
     """Whether the caller's deadline is the nearer limit, rather than our own bound."""
 
@@ -56,14 +57,9 @@ class Wait:
         nearer = own if callers is None else min(callers, own)
         return cls(
             seconds=nearer,
-            until=time.monotonic() + nearer,
+            until=Deadline.after(nearer),
             callers=callers is not None and callers < own,
         )
-
-    @property
-    def remaining(self) -> float:
-        """Seconds left, never negative."""
-        return max(0.0, self.until - time.monotonic())
 
     def over(self, cluster: str) -> DriverError:
         """Return the error to raise when the wait for this cluster has ended."""
@@ -98,6 +94,8 @@ class Worker:
         self.born = time.monotonic()
         self.ended: str | None = None
         """How the process ended; ``None`` while it lives."""
+        self.clients: tuple[str, ...] = ()
+        """What its cluster knows it by, as last heard."""
         self.pid = process.pid
         self._process = process
         self._connection = connection
@@ -166,10 +164,10 @@ class Worker:
             self._pending[number] = reply
         call_id = structlog.contextvars.get_contextvars().get("call_id", "")
         self._outbox.put(
-            Ask(number=number, call_id=call_id, call=call, places=places, seconds=wait.remaining)
+            Ask(number=number, call_id=call_id, call=call, places=places, until=wait.until)
         )
         try:
-            return reply.result(timeout=wait.remaining)
+            return reply.result(timeout=wait.until.remaining)
         finally:
             with self._lock:
                 self._pending.pop(number, None)

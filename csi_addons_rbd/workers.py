@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
-from typing import Final
+from typing import Final, TypeAlias
 
 import structlog
 
@@ -25,6 +25,8 @@ from csi_addons_rbd.replication.calls import Answer, Beat, Call, Place
 from csi_addons_rbd.replication.errors import Unavailable, VolumeNotFound
 from csi_addons_rbd.worker_process import Wait, Worker
 
+WorkerMain: TypeAlias = Callable[[Connection, Config, str, tuple[str, ...]], None]
+"""What a worker runs; the last are the clients that its predecessor left behind when it died."""
 _log = structlog.get_logger(__name__)
 _spawning: Final = multiprocessing.get_context("spawn")
 _RESPAWN_SECONDS: Final = 1.0
@@ -40,9 +42,7 @@ class Workers:
         metrics: Counts starts and losses.
     """
 
-    def __init__(
-        self, main: Callable[[Connection, Config, str], None], config: Config, metrics: Metrics
-    ) -> None:
+    def __init__(self, main: WorkerMain, config: Config, metrics: Metrics) -> None:
         self._main = main
         self._config = config
         self._metrics = metrics
@@ -83,9 +83,11 @@ class Workers:
         with self._lock:
             if self._closed:
                 raise Unavailable("the driver is shutting down; call again when it is back")
-            worker = next((each for each in self._workers if each.serves(place, endpoints)), None)
+            # an address may have moved to another cluster: the id tells more than it does
+            ranked = sorted(self._workers, key=lambda each: each.name != place.cluster)
+            worker = next((each for each in ranked if each.serves(place, endpoints)), None)
             if worker is None:
-                return self._spawn(place.cluster, endpoints)
+                return self._spawn(place.cluster, endpoints, left_behind=())
             # monitors come and go; a cluster is still known by its id, or by those it once had
             worker.endpoints |= endpoints
             if worker.ended is None:
@@ -93,18 +95,23 @@ class Workers:
             if time.monotonic() - worker.born < _RESPAWN_SECONDS:
                 raise worker.lost()
             self._workers.remove(worker)
-            return self._spawn(worker.name, worker.endpoints)
+            return self._spawn(worker.name, worker.endpoints, left_behind=worker.clients)
 
-    def _spawn(self, cluster: str, endpoints: frozenset[str]) -> Worker:
+    def _spawn(
+        self, cluster: str, endpoints: frozenset[str], *, left_behind: tuple[str, ...]
+    ) -> Worker:
         """Start a worker; the lock is held."""
         ours, theirs = _spawning.Pipe()
         process = _spawning.Process(
-            target=self._main, args=(theirs, self._config, cluster), name=f"worker {cluster}"
+            target=self._main,
+            args=(theirs, self._config, cluster, left_behind),
+            name=f"worker {cluster}",
         )
         process.start()
         # the worker's end must exist only there: its end of file tells of the worker's death
         theirs.close()
         worker = Worker(cluster, endpoints, process, ours, self._config.max_calls_per_cluster)
+        worker.clients = left_behind
         worker.watch(self._heard, self._lost)
         self._workers.append(worker)
         self._metrics.worker_starts.labels(cluster).inc()
@@ -112,13 +119,13 @@ class Workers:
         return worker
 
     def _heard(self, worker: Worker, beat: Beat) -> None:
-        self._metrics.set_operations(worker.name, beat.operations)
-        self._metrics.cluster_silent.labels(worker.name).set(beat.silent)
+        worker.clients = beat.clients
+        self._metrics.show(worker.name, beat)
 
     def _lost(self, worker: Worker) -> None:
         if self._closed:
             return
-        self._metrics.set_operations(worker.name, ())
+        self._metrics.show(worker.name, None)
         self._metrics.worker_losses.labels(worker.name).inc()
         _log.error("a worker was lost", cluster=worker.name, pid=worker.pid, how=worker.ended)
 

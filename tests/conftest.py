@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all tests share: the real two-site lab, and whether it may be missing."""
+"""What all tests share: hypothesis without a clock, and the real two-site lab."""
 
 import os
 import shutil
@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 _NEEDS_LAB = "lab"
+# how long one example takes says more of the machine than of the code
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 
 
 def pytest_report_header() -> str:

@@ -2,7 +2,7 @@
 # The part of librados' Python binding that this project uses (Ceph 16 to 20).
 # ruff: noqa: A001 - Ceph chose the names
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import struct_time
 from types import TracebackType
 from typing import Literal, Self
@@ -100,6 +100,10 @@ class Rados:
         self, osdid: int, cmd: str, inbuf: bytes, timeout: int = 0
     ) -> tuple[int, bytes, str]: ...
 
+class Completion:
+    def get_return_value(self) -> int: ...
+    def wait_for_complete_and_cb(self) -> None: ...
+
 class ReadOp: ...
 
 class ReadOpCtx(ReadOp):
@@ -113,6 +117,7 @@ class ReadOpCtx(ReadOp):
 
 class WriteOp:
     def new(self, exclusive: int | None = None) -> None: ...
+    def execute(self, cls: str, method: str, data: bytes) -> None: ...
     def remove(self) -> None: ...
     def write_full(self, to_write: bytes) -> None: ...
     def omap_cmp(self, key: str, val: str, cmp_op: int = ...) -> None: ...
@@ -179,6 +184,29 @@ class Ioctx:
     def get_omap_vals_by_keys(
         self, read_op: ReadOp, keys: Sequence[str]
     ) -> tuple[OmapIterator, int]: ...
+    # Callbacks run in a thread of librados; what was read is None where it failed.
+    def aio_read(
+        self,
+        object_name: str,
+        length: int,
+        offset: int,
+        oncomplete: Callable[[Completion, bytes | None], None],
+    ) -> Completion: ...
+    def aio_execute(
+        self,
+        object_name: str,
+        cls: str,
+        method: str,
+        data: bytes,
+        length: int = 8192,
+        oncomplete: Callable[[Completion, bytes | None], None] | None = None,
+    ) -> Completion: ...
+    def operate_aio_read_op(
+        self,
+        read_op: ReadOp,
+        oid: str,
+        oncomplete: Callable[[Completion], None] | None = None,
+    ) -> Completion: ...
     def operate_read_op(self, read_op: ReadOp, oid: str, flag: int = ...) -> None: ...
     def set_omap(
         self, write_op: WriteOp, keys: Sequence[str], values: Sequence[str | bytes]

@@ -15,6 +15,7 @@ from csi_addons_rbd._proto import replication_pb2 as pb
 from csi_addons_rbd._proto import replication_pb2_grpc
 from csi_addons_rbd.api import requests
 from csi_addons_rbd.clusters import ClusterMap
+from csi_addons_rbd.recent_answers import RecentAnswers
 from csi_addons_rbd.replication.calls import (
     Answer,
     Call,
@@ -32,7 +33,6 @@ from csi_addons_rbd.replication.errors import (
 )
 from csi_addons_rbd.volume_metrics import VolumeMetrics
 from csi_addons_rbd.worker_process import Wait
-from csi_addons_rbd.workers import Workers
 
 _Kind = TypeVar("_Kind", ReplicationInfo, Located, Resynced)
 
@@ -42,7 +42,7 @@ class Controller(replication_pb2_grpc.ControllerServicer):
 
     Args:
         clusters: Where a handle leads.
-        workers: Who talks to the clusters.
+        answers: Who asks the clusters.
         volumes: Shows what is known of each volume.
         call_timeout: Our own bound of every call, in seconds.
     """
@@ -51,12 +51,12 @@ class Controller(replication_pb2_grpc.ControllerServicer):
         self,
         *,
         clusters: ClusterMap,
-        workers: Workers,
+        answers: RecentAnswers,
         volumes: VolumeMetrics,
         call_timeout: float,
     ) -> None:
         self._clusters = clusters
-        self._workers = workers
+        self._answers = answers
         self._volumes = volumes
         self._call_timeout = call_timeout
 
@@ -147,9 +147,9 @@ class Controller(replication_pb2_grpc.ControllerServicer):
     def _ask(self, call: Call, context: grpc.ServicerContext) -> Answer:
         structlog.contextvars.bind_contextvars(volume=str(call.volume))
         wait = Wait.bounded(caller=context.time_remaining(), own=self._call_timeout)
-        if not wait.remaining:
+        if not wait.until.remaining:
             raise DeadlineExceeded("the caller's deadline was over before the call began")
-        return self._workers.ask(call, self._clusters.places(call.volume), wait)
+        return self._answers.ask(call, self._clusters.places(call.volume), wait)
 
 
 def _expect(kind: type[_Kind], answer: Answer) -> _Kind:

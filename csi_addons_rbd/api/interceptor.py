@@ -52,6 +52,8 @@ CODES: Final = (grpc.StatusCode.OK, *STATUSES.values())
 
 _GATED: Final = "/replication.Controller/"
 _QUIET: Final = ("/identity.Identity/Probe", "/grpc.health.", "/grpc.reflection.")
+_QUIET_WHEN_OK: Final = "/replication.Controller/GetVolumeReplicationInfo"
+"""Asked about every volume over and over; what it says is in the metrics."""
 _MESSAGE_MOST: Final = 1500
 """Characters of an error text: it travels twice, in metadata that clients limit to 8 KiB."""
 
@@ -142,7 +144,7 @@ class CallInterceptor(grpc.ServerInterceptor):
         finally:
             seconds = time.perf_counter() - began
             self._metrics.calls_in_flight.labels(method).dec()
-            self._metrics.call_seconds.labels(method).observe(seconds)
+            self._metrics.call_seconds.labels(method, outcome.code.name).observe(seconds)
             self._metrics.calls.labels(method, outcome.code.name).inc()
         _log_outcome(method, outcome, seconds)
         return outcome
@@ -203,7 +205,9 @@ def _log_outcome(method: str, outcome: _Outcome, seconds: float) -> None:
         fields |= {"reason": outcome.reason, "message": outcome.message}
     if outcome.code is grpc.StatusCode.INTERNAL:
         _log.error("call", **fields, exc_info=outcome.fault)
-    elif method.startswith(_QUIET):
+    elif method.startswith(_QUIET) or (
+        method == _QUIET_WHEN_OK and outcome.code is grpc.StatusCode.OK
+    ):
         _log.debug("call", **fields)
     else:
         _log.info("call", **fields)

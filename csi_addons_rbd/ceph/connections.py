@@ -4,11 +4,14 @@
 A connection costs 12 to 27 ms and about 15 threads, so it is shared, expires when idle, and
 is dropped when cephx or the cluster refuses it. Keys live in memory only: neither ceph.conf
 nor a keyring is read.
+
+A worker that died leaves clients behind, whose watches and locks the cluster keeps for another
+30 s. Its successor has them fenced with its first connection.
 """
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,20 +20,26 @@ from math import inf
 from typing import Final
 
 import rados
+import structlog
 
+from csi_addons_rbd.ceph.limits import within
 from csi_addons_rbd.ceph.pulse import LEASH, Pulse, Use
 from csi_addons_rbd.ceph.translate import translating
 from csi_addons_rbd.replication.calls import Credentials, Place
 from csi_addons_rbd.replication.errors import (
     ClientBlocklisted,
     ClusterUnreachable,
+    DriverError,
     PermissionDenied,
     Unauthenticated,
 )
 
 _FENCED: Final = 60
 """Seconds for which a client stays fenced: longer than any watch of its lasts."""
+_KEPT_OUT: Final = 24 * 60 * 60
+"""Seconds for which another process's client stays fenced: frozen ones may thaw late."""
 _BREAKING: Final = (ClusterUnreachable, PermissionDenied, Unauthenticated)
+_log = structlog.get_logger()
 
 
 class Purpose(Enum):
@@ -59,7 +68,10 @@ class _Key:
 class _Connection:
     """One handle: being connected or connected, shared by ``users`` calls."""
 
+    purpose: Purpose
     ready: "Future[rados.Rados]" = field(default_factory=Future)
+    address: str = ""
+    """What the cluster knows this client by, once it is connected."""
     users: int = 0
     last_used: float = 0.0
     dropped: bool = False
@@ -72,18 +84,49 @@ class Connections:
         connect_timeout: Bound of one connect, in seconds.
         read_timeout: Bound of one read operation, in seconds.
         idle: A handle unused for this many seconds is shut down.
+        left_behind: Addresses of clients whose process died.
+        connected: Told of each new connection, before anything is done with it.
     """
 
-    def __init__(self, *, connect_timeout: float, read_timeout: float, idle: float = 600) -> None:
+    def __init__(
+        self,
+        *,
+        connect_timeout: float,
+        read_timeout: float,
+        idle: float = 600,
+        left_behind: Iterable[str] = (),
+        connected: Callable[[], None] = lambda: None,
+    ) -> None:
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
         self._idle = idle
         self._lock = threading.Lock()
         self._pool: dict[_Key, _Connection] = {}
-        self._writing: set[_Connection] = set()
-        """The handles that write and are not shut down, pooled or not."""
+        self._open: set[_Connection] = set()
+        """The handles that are not shut down, pooled or not."""
+        self._left_behind = set(left_behind)
+        """The clients that are still to be fenced."""
+        self._fenced: frozenset[str] = frozenset()
+        self._connected = connected
         self.pulse = Pulse(self._probe, self._renew)
         """Which places answer, and what hangs in them."""
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """The addresses of all handles, and of what is still to be fenced."""
+        with self._lock:
+            return (*(each.address for each in self._open), *self._left_behind)
+
+    @property
+    def fenced(self) -> frozenset[str]:
+        """The addresses of the clients left behind that can do nothing any more."""
+        return self._fenced
+
+    @property
+    def count(self) -> int:
+        """How many handles are connected, pooled or not."""
+        with self._lock:
+            return len(self._open)
 
     @contextmanager
     def use(
@@ -100,19 +143,24 @@ class Connections:
             leash = inf  # the manager may be away for as long as it likes
         with (
             self.pulse.use(place, credentials, leash),
-            self._lend(place.monitors, credentials, purpose) as cluster,
+            self._lend(place, credentials, purpose) as cluster,
         ):
             yield cluster
 
     @contextmanager
     def _lend(
-        self, monitors: tuple[str, ...], credentials: Credentials, purpose: Purpose
+        self, place: Place, credentials: Credentials, purpose: Purpose
     ) -> Iterator[rados.Rados]:
-        key = _Key(monitors=monitors, user=credentials.user, key=credentials.key, purpose=purpose)
+        key = _Key(
+            monitors=place.monitors,
+            user=credentials.user,
+            key=credentials.key,
+            purpose=purpose,
+        )
         connection, first = self._join(key)
         try:
             if first:
-                self._connect(key, connection)
+                self._connect(key, connection, place.cluster)
             yield connection.ready.result()
         except ClientBlocklisted:
             # who is fenced as one client of the cluster may be so as the others, too
@@ -129,24 +177,29 @@ class Connections:
         with self._lock:
             self._expire()
             first = key not in self._pool
-            connection = self._pool.setdefault(key, _Connection())
+            connection = self._pool.setdefault(key, _Connection(purpose=key.purpose))
             connection.users += 1
             return connection, first
 
-    def _connect(self, key: _Key, connection: _Connection) -> None:
+    def _connect(self, key: _Key, connection: _Connection, name: str) -> None:
         """Connect once for all who wait: a dead monitor costs one timeout, not one each."""
         try:
-            connection.ready.set_result(self._dial(key))
+            cluster = self._dial(key, name)
+            with self._lock:
+                connection.address = cluster.get_addrs()
+                self._open.add(connection)
+            self._connected()
+            if key.purpose is not Purpose.MANAGER:  # which might wait for ever
+                self._fence_left_behind(cluster)
         except BaseException as exc:
             self._drop(key, connection)
             connection.ready.set_exception(exc)
             raise
-        if key.purpose is Purpose.WRITE:
-            with self._lock:
-                self._writing.add(connection)
+        connection.ready.set_result(cluster)
 
-    def _dial(self, key: _Key) -> rados.Rados:
-        with translating(f"connecting to {', '.join(key.monitors)} as client.{key.user}"):
+    def _dial(self, key: _Key, name: str) -> rados.Rados:
+        where = f"cluster {name} at {', '.join(key.monitors)}"
+        with translating(f"connecting to {where} as client.{key.user}"):
             cluster = rados.Rados(rados_id=key.user, conf=self._conf(key))
             try:
                 cluster.connect()
@@ -174,12 +227,38 @@ class Connections:
     def _probe(self, place: Place, credentials: Credentials) -> None:
         """Read what every call reads, too: the mirroring of the place."""
         with (
-            self._lend(place.monitors, credentials, Purpose.READ) as cluster,
+            self._lend(place, credentials, Purpose.READ) as cluster,
             translating(f"reading from pool {place.pool} of cluster {place.cluster}"),
-            cluster.open_ioctx2(place.pool) as ioctx,
         ):
-            ioctx.set_namespace(place.namespace)
-            ioctx.stat("rbd_mirroring")
+            try:
+                ioctx = cluster.open_ioctx2(place.pool)
+            except rados.ObjectNotFound:
+                # nothing can be read there, and the map that says so may be an old one
+                self.learn_map(place, credentials, Purpose.READ)
+                return
+            with ioctx:
+                ioctx.set_namespace(place.namespace)
+                ioctx.stat("rbd_mirroring")
+
+    def learn_map(self, place: Place, credentials: Credentials, purpose: Purpose) -> None:
+        """Have a handle know whatever changed in the cluster until now.
+
+        Raises:
+            ClusterUnreachable: no monitor tells it in time.
+        """
+
+        def learn() -> None:
+            with (
+                self._lend(place, credentials, purpose) as cluster,
+                translating(f"learning the newest map of cluster {place.cluster}"),
+            ):
+                cluster.wait_for_latest_osdmap()
+
+        late = ClusterUnreachable(
+            f"no monitor of cluster {place.cluster} told its newest map within "
+            f"{self._read_timeout:g} s; see their health"
+        )
+        within(self._read_timeout, learn, late)
 
     def _renew(self, place: Place) -> None:
         """Forget the handles that lived through a silence: some never recover."""
@@ -193,15 +272,40 @@ class Connections:
         For a process that is about to end: its successor need not wait until they run out.
         """
         with self._lock:
-            writing = [each.ready.result() for each in self._writing if each.users]
-        addresses = [cluster.get_addrs() for cluster in writing]
+            writing = [
+                each.address for each in self._open if each.users and each.purpose is Purpose.WRITE
+            ]
         for place, credentials in {use.place: use.credentials for use in stuck}.items():
-            with (
-                self._lend(place.monitors, credentials, Purpose.READ) as cluster,
-                translating(f"fencing this process on cluster {place.cluster}"),
-            ):
-                for address in addresses:
-                    cluster.blocklist_add(address, _FENCED)
+            with self._lend(place, credentials, Purpose.READ) as cluster:
+                _fence(cluster, writing)
+
+    def _fence_left_behind(self, cluster: rados.Rados) -> None:
+        with self._lock:
+            dead = tuple(self._left_behind)
+        try:
+            _fence(cluster, dead)
+        except DriverError as exc:
+            # the next connection tries again; until then, what they hold runs out by itself
+            _log.warning("could not fence the clients of a process that died", error=exc.message)
+            return
+        with self._lock:
+            self._left_behind.difference_update(dead)
+            self._fenced |= set(dead)
+
+    def keep_out(self, place: Place, credentials: Credentials, addresses: Iterable[str]) -> None:
+        """Fence clients of other processes: nothing they sent arrives after what this one sends."""
+        with self._lock:
+            own = {each.address for each in self._open}
+        with (
+            self._lend(place, credentials, Purpose.READ) as cluster,
+            translating(f"fencing on cluster {place.cluster} whose lease ran out"),
+        ):
+            for address in addresses:
+                if address not in own:
+                    cluster.blocklist_add(address, _KEPT_OUT)
+        # an OSD that hears of it later than of what comes next would still take their messages
+        for purpose in (Purpose.READ, Purpose.WRITE):
+            self.learn_map(place, credentials, purpose)
 
     def _drop(self, key: _Key, connection: _Connection) -> None:
         with self._lock:
@@ -234,12 +338,18 @@ class Connections:
 
     def _retire(self, connection: _Connection) -> None:
         """Shut a handle down that nobody uses, aside: it may take as long as a silence does."""
-        if connection.users == 0 and _connected(connection):
-            self._writing.discard(connection)
+        if connection.users == 0 and _usable(connection):
+            self._open.discard(connection)
             threading.Thread(target=_shut_down, args=(connection,), daemon=True).start()
 
 
-def _connected(connection: _Connection) -> bool:
+def _fence(cluster: rados.Rados, addresses: Iterable[str]) -> None:
+    with translating("fencing clients"):
+        for address in addresses:
+            cluster.blocklist_add(address, _FENCED)
+
+
+def _usable(connection: _Connection) -> bool:
     return connection.ready.done() and connection.ready.exception() is None
 
 

@@ -1,44 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where tests kill, freeze or hang a worker: before and after every step that changes something.
+"""Where tests hold an operation still: before and after every step that changes something.
 
 Inactive unless the environment names a file, which only tests do. When that file appears, the
-points that are passed are counted, and at the N-th the file's one line ``ACTION N`` is carried
-out. So tests find every step by counting, also those that later code adds.
+points that are passed are counted, and who comes to the one whose number the file holds, waits
+there for a file with ``.go`` behind its name; meanwhile a test may kill or freeze the process. So
+tests find every step by counting, also those that later code adds.
 """
 
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 VARIABLE: Final = "CSI_ADDONS_RBD_FAULT_FILE"
-
-
-def _signal_self(number: signal.Signals) -> Callable[[], None]:
-    return lambda: os.kill(os.getpid(), number)
-
-
-def _kill_driver() -> None:
-    os.kill(os.getppid(), signal.SIGKILL)
-    _hang()  # this process ends as soon as it sees that
-
-
-def _hang() -> None:
-    while True:
-        time.sleep(3600)
-
-
-ACTIONS: Final[Mapping[str, Callable[[], None]]] = {
-    "kill-worker": _signal_self(signal.SIGKILL),
-    "kill-driver": _kill_driver,
-    "freeze-worker": _signal_self(signal.SIGSTOP),
-    "crash": _signal_self(signal.SIGSEGV),
-    "hang": _hang,
-}
+_POLL: Final = 0.01
 
 
 class FaultPoints:
@@ -51,38 +29,43 @@ class FaultPoints:
         self._passed = 0
 
     def reach(self, point: str) -> None:
-        """Pass a point, or never get beyond it."""
-        act = self._due(point)
-        if act is not None:
-            act()
+        """Pass a point, or wait there."""
+        if self._due(point):
+            while not self._beside("go").exists():
+                time.sleep(_POLL)
 
-    def _due(self, point: str) -> Callable[[], None] | None:
+    def _due(self, point: str) -> bool:
         with self._lock:
             try:
                 found = self._file.stat()
-                action, number = self._file.read_text().split()
+                number = int(self._file.read_text())
             except FileNotFoundError:
-                return None
+                return False
             if self._armed != (found.st_ino, found.st_mtime_ns):
                 self._armed, self._passed = (found.st_ino, found.st_mtime_ns), 0
             self._passed += 1
-            if self._passed != int(number):
-                return None
-            fired = self._file.with_name(f"{self._file.name}.fired")
-            self._file.rename(fired)
-            fired.write_text(point)
-            return ACTIONS[action]
+            if self._passed != number:
+                return False
+            self._file.unlink()
+            self._beside("reached").write_text(point)
+            return True
+
+    def _beside(self, suffix: str) -> Path:
+        return self._file.with_name(f"{self._file.name}.{suffix}")
 
 
 _points: Final = FaultPoints(Path(os.environ[VARIABLE])) if VARIABLE in os.environ else None
 
 
+def reach(point: str) -> None:
+    """Mark one point between two looks at the cluster."""
+    if _points is not None:
+        _points.reach(point)
+
+
 @contextmanager
 def step(doing: str) -> Iterator[None]:
     """Mark one change of the cluster."""
-    if _points is None:
-        yield
-        return
-    _points.reach(f"before {doing}")
+    reach(f"before {doing}")
     yield
-    _points.reach(f"after {doing}")
+    reach(f"after {doing}")

@@ -4,19 +4,16 @@
 Statuses of rbd-mirror lag by up to half a minute and may be wrong; this cannot be.
 """
 
-from calendar import timegm
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import rados
-import rbd
 
-from csi_addons_rbd.ceph.image_notes import read_metadata
+from csi_addons_rbd.ceph.rbd_header import MirrorSnapshot
 from csi_addons_rbd.ceph.rbd_journal import (
     OWN_CLIENT,
     epoch_start,
     read_clients,
-    read_resync_request,
     read_tags,
 )
 from csi_addons_rbd.replication.image import Epoch, History
@@ -34,14 +31,6 @@ NOTHING: Final = History(
     complete=False,
     progress="",
 )
-_EPOCHS: Final = {
-    rbd.RBD_SNAP_MIRROR_STATE_PRIMARY: Epoch.PRIMARY,
-    rbd.RBD_SNAP_MIRROR_STATE_PRIMARY_DEMOTED: Epoch.PRIMARY_DEMOTED,
-    rbd.RBD_SNAP_MIRROR_STATE_NON_PRIMARY: Epoch.NON_PRIMARY,
-    rbd.RBD_SNAP_MIRROR_STATE_NON_PRIMARY_DEMOTED: Epoch.NON_PRIMARY_DEMOTED,
-}
-_MIRROR_METADATA: Final = ".rbd_mirror."
-"""Where rbd-mirror keeps what it knows of an image, one entry for each peer."""
 _OWN: Final = (Epoch.PRIMARY, Epoch.PRIMARY_DEMOTED)
 _DEMOTIONS: Final = (Epoch.PRIMARY_DEMOTED, Epoch.NON_PRIMARY_DEMOTED)
 _EVICTING: Final = 3
@@ -49,35 +38,45 @@ _EVICTING: Final = 3
 (``rbd_mirroring_max_mirroring_snapshots``: 3 in Ceph 16, 5 since 17)."""
 
 
-def snapshot_history(image: rbd.Image) -> History:
-    """Read the mirror snapshots of an open image."""
-    snapshots = sorted(
-        (snap for snap in image.list_snaps() if "mirror" in snap), key=lambda snap: snap["id"]
-    )
+def snapshot_history(snapshots: Sequence[MirrorSnapshot]) -> History:
+    """Tell from the mirror snapshots of an image, oldest first."""
+    snapshots = _without_torn(snapshots)
     if not snapshots:
         return NOTHING
     newest = snapshots[-1]
-    epoch, settled = _epoch(newest), _complete(newest)
+    epoch = newest.epoch
     # an incomplete copy of a demotion is still coming
-    if epoch is Epoch.NON_PRIMARY_DEMOTED and not settled:
+    if epoch is Epoch.NON_PRIMARY_DEMOTED and not newest.complete:
         epoch = Epoch.NON_PRIMARY
     present = _present_epoch(snapshots)
-    held = _held_by_peers(snapshots[: -len(present)], present) if present else None
-    began = _taken_at(image, present[0]) if present else 0
-    copied = newest["mirror"]["last_copied_object_number"]
+    earlier = snapshots[: len(snapshots) - len(present)]
+    held = _held_by_peers(earlier, present)
+    awaited = any(snap.claimed for snap in snapshots[:-1])
     return History(
         epoch=epoch,
-        mark=newest["id"],
-        began=began,
-        began_at=began or None,
-        newest_at=_taken_at(image, newest),
-        awaited=any(_claimed(snap) for snap in snapshots[:-1]),
-        copied_until=_taken_at(image, held) if held else None,
-        followed=held is not None and _after_demotion(snapshots, present),
-        delivered=epoch is Epoch.PRIMARY_DEMOTED and not any(map(_claimed, snapshots[:-1])),
-        complete=any(_complete(snap) for snap in snapshots),
-        progress="" if settled else f"copied {copied} objects",
+        mark=newest.number,
+        began=present[0].taken_at if present else 0,
+        began_at=present[0].taken_at if present else None,
+        newest_at=newest.taken_at,
+        awaited=awaited,
+        copied_until=held.taken_at if held else None,
+        followed=held is not None and _after_demotion(earlier),
+        delivered=epoch is Epoch.PRIMARY_DEMOTED and not awaited,
+        complete=any(snap.complete for snap in snapshots),
+        progress="" if newest.complete else f"copied {newest.copied} objects",
     )
+
+
+def _without_torn(snapshots: Sequence[MirrorSnapshot]) -> Sequence[MirrorSnapshot]:
+    """Leave out what a crash tore, as long as it followed a whole one of the same epoch.
+
+    Peers skip it, so nobody must wait until they have it; librbd drops it with the next one.
+    """
+    kept: list[MirrorSnapshot] = []
+    for snap in snapshots:
+        if not (snap.torn and kept and kept[-1].epoch is Epoch.PRIMARY):
+            kept.append(snap)
+    return kept
 
 
 def journal_history(ioctx: rados.Ioctx, image_id: str) -> History:
@@ -92,8 +91,11 @@ def journal_history(ioctx: rados.Ioctx, image_id: str) -> History:
     # a new copy starts with tag 0, and its first replay, after the whole copy, with another:
     # making that copy leaves entries in the primary's journal
     complete = newest.number > 0 or newest.epoch is Epoch.PRIMARY
-    clients = read_clients(ioctx, image_id) if newest.epoch in _OWN else {}
-    own, peers = clients.pop(OWN_CLIENT, None), tuple(clients.values())
+    clients = read_clients(ioctx, image_id)
+    own = clients.pop(OWN_CLIENT, None)
+    readers = frozenset(clients)
+    # while this site only copies, the positions in its journal say nothing
+    peers = tuple(clients.values()) if newest.epoch in _OWN else ()
     return History(
         epoch=newest.epoch,
         mark=newest.number,
@@ -104,69 +106,39 @@ def journal_history(ioctx: rados.Ioctx, image_id: str) -> History:
         copied_until=None,
         followed=newest.epoch is Epoch.PRIMARY
         and bool(peers)
-        and all(peer is not None and peer[0] >= began for peer in peers),
+        and all(peer.position is not None and peer.position[0] >= began for peer in peers),
         delivered=newest.epoch is Epoch.PRIMARY_DEMOTED
         and bool(peers)
-        and all(peer == own for peer in peers),
+        and all(own is not None and peer.position == own.position for peer in peers),
         complete=complete,
         progress="" if complete else "the first copy is being made",
+        readers=readers,
+        copied=frozenset(name for name, client in clients.items() if client.copied),
     )
 
 
-def resync_requested(ioctx: rados.Ioctx, image: rbd.Image) -> bool:
-    """Tell whether librbd was asked to resync this very image.
-
-    The request outlives a promotion, and rbd-mirror grants it after the next demotion.
-    """
-    if image.mirror_image_get_mode() == rbd.RBD_MIRROR_IMAGE_MODE_JOURNAL:
-        return read_resync_request(ioctx, image.id())
-    return any(
-        '"resync_requested": true' in value
-        for key, value in read_metadata(image).items()
-        if key.startswith(_MIRROR_METADATA)
-    )
-
-
-def _taken_at(image: rbd.Image, snapshot: Mapping[str, Any]) -> int:
-    return timegm(image.get_snap_timestamp(snapshot["id"]).utctimetuple())
-
-
-def _claimed(snapshot: Mapping[str, Any]) -> bool:
-    """Tell whether a peer still needs the snapshot: to copy it, or as what to start from."""
-    return bool(snapshot["mirror"]["mirror_peer_uuids"])
-
-
-def _epoch(snapshot: Mapping[str, Any]) -> Epoch:
-    return _EPOCHS[snapshot["mirror"]["state"]]
-
-
-def _complete(snapshot: Mapping[str, Any]) -> bool:
-    return _epoch(snapshot) in _OWN or bool(snapshot["mirror"]["complete"])
-
-
-def _present_epoch(snapshots: list[Any]) -> list[Any]:
+def _present_epoch(snapshots: Sequence[MirrorSnapshot]) -> Sequence[MirrorSnapshot]:
     """Return the snapshots of the present primary epoch, oldest first.
 
     The oldest is the promotion's own until the peer has it; librbd may drop it afterwards.
     """
-    present: list[Any] = []
-    for snap in reversed(snapshots):
-        if _epoch(snap) is not Epoch.PRIMARY:
-            break
-        present.insert(0, snap)
-    return present
+    first = len(snapshots)
+    while first and snapshots[first - 1].epoch is Epoch.PRIMARY:
+        first -= 1
+    return snapshots[first:]
 
 
-def _after_demotion(snapshots: list[Any], present: list[Any]) -> bool:
+def _after_demotion(earlier: Sequence[MirrorSnapshot]) -> bool:
     """Tell whether the epoch began with a planned promotion: only a demotion bears claims.
 
     After a forced one nothing before the epoch ever had a claim that could be given up.
     """
-    earlier = snapshots[: -len(present)]
-    return bool(earlier) and _epoch(earlier[-1]) in _DEMOTIONS
+    return bool(earlier) and earlier[-1].epoch in _DEMOTIONS
 
 
-def _held_by_peers(earlier: list[Any], present: list[Any]) -> Any | None:
+def _held_by_peers(
+    earlier: Sequence[MirrorSnapshot], present: Sequence[MirrorSnapshot]
+) -> MirrorSnapshot | None:
     """Return the newest snapshot of the epoch that every peer has whole, if the claims tell.
 
     rbd-mirror gives up its claim to the snapshot it started from when it has the next one
@@ -174,7 +146,7 @@ def _held_by_peers(earlier: list[Any], present: list[Any]) -> Any | None:
     of the oldest, when there are too many: then they prove nothing, nor do they where a peer
     never had one.
     """
-    needed = [snap for snap in present if _claimed(snap)]
-    if not 0 < len(needed) < _EVICTING or any(map(_claimed, earlier)):
+    needed = [snap for snap in present if snap.claimed]
+    if not 0 < len(needed) < _EVICTING or any(snap.claimed for snap in earlier):
         return None
     return needed[0]

@@ -7,52 +7,31 @@ away from the workload, for whose sake Demote looks at who holds that lock. A se
 notes this way, too.
 """
 
-import struct
-from contextlib import suppress
+from collections.abc import Mapping
 from typing import Final
 
 import rados
-import rbd
 
-from csi_addons_rbd.replication.errors import CephFailure
+from csi_addons_rbd.ceph.metadata import replace_metadata
 
 _PREFIX: Final = ".rbd.csi-addons-rbd."
 
 
-def read_notes(image: rbd.Image) -> dict[str, str]:
-    """Read all of them."""
+def notes_among(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Pick them out of all metadata of an image."""
     return {
         key.removeprefix(_PREFIX): value
-        for key, value in read_metadata(image).items()
+        for key, value in metadata.items()
         if key.startswith(_PREFIX)
     }
 
 
-def read_metadata(image: rbd.Image) -> dict[str, str]:
-    """Read all metadata of an image, anybody's.
+def replace_note(
+    ioctx: rados.Ioctx, image_id: str, key: str, standing: str | None, value: str | None
+) -> None:
+    """Write or remove one, if there still stands what was read before.
 
-    Where that fails, the binding stumbles over its own error text (Ceph 16), and the cause is
-    lost; so a single entry is asked for, which fails for the same reason and tells it.
+    Raises:
+        ImageChanged: another driver was quicker.
     """
-    try:
-        return dict(image.metadata_list())
-    except AttributeError:
-        with suppress(KeyError):
-            image.metadata_get(_PREFIX)
-        raise CephFailure("the metadata of an image could not be read; ask again") from None
-
-
-def write_note(ioctx: rados.Ioctx, image_id: str, key: str, value: str) -> None:
-    """Write one (``cls_rbd``'s ``metadata_set``: a map of strings)."""
-    entries = struct.pack("<I", 1) + _text(_PREFIX + key) + _text(value)
-    ioctx.execute(f"rbd_header.{image_id}", "rbd", "metadata_set", entries)
-
-
-def remove_note(ioctx: rados.Ioctx, image_id: str, key: str) -> None:
-    """Remove one that is there."""
-    ioctx.execute(f"rbd_header.{image_id}", "rbd", "metadata_remove", _text(_PREFIX + key))
-
-
-def _text(text: str) -> bytes:
-    raw = text.encode()
-    return struct.pack("<I", len(raw)) + raw
+    replace_metadata(ioctx, f"rbd_header.{image_id}", _PREFIX + key, standing or "", value)

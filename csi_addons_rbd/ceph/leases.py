@@ -1,95 +1,233 @@
 # SPDX-License-Identifier: Apache-2.0
 """Leases: of several drivers that serve one cluster, one at a time changes an image.
 
-A lease is a lock with an end on the object ``csi-addons-rbd.lock.<image id>`` beside the image,
-so that a driver that died or froze holds nobody up for long. What it cannot prevent: a driver
-frozen in the very moment between its last look at the lease and librbd's first step.
+A lease is a lock with an end on the object ``csi-addons-rbd.lock.<image id>`` beside the image.
+Its holder renews it, so it runs out when that driver has died, or is frozen. Before each change
+the holder signs: it looks whether it still holds the lease, and writes the address of the client
+that makes the change beside it, both at once in the cluster. Whoever takes over a lease that ran
+out has the cluster fence who signed first. So a driver that thaws in the middle of a change, be it
+between its last look at the lease and librbd's first message, cannot bring it to its end any more.
+
+The lease of a process that is known to be dead, and fenced, is not waited for: it is broken.
 """
 
+import struct
+import threading
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Final, TypeAlias
 
 import rados
+import structlog
 
+from csi_addons_rbd.ceph.encoding import Encoded, decoding, structure, text
 from csi_addons_rbd.ceph.fault_points import step
-from csi_addons_rbd.replication.errors import LeaseHeld
+from csi_addons_rbd.replication.deadline import Deadline
+from csi_addons_rbd.replication.errors import CallOver, ClientBlocklisted, LeaseHeld, LeaseLost
 
 _NAME: Final = "csi-addons-rbd"
 _SECONDS: Final = 30
-"""Length of a lease: long enough for the last looks before a change, not for the change."""
-_MARGIN: Final = 10
-"""Seconds that must be left when the change begins, or when the object is removed."""
+"""Length of a lease: for so long a driver that died or froze is in the others' way."""
+_RENEWED: Final = 10
+"""Seconds between two renewals."""
+_LONGEST: Final = 300
+"""Seconds for which a lease is renewed: what takes longer is taken to hang for good."""
 _PATIENCE: Final = 5
 """Seconds to wait for a lease that another driver, or the schedule, holds for a moment."""
 _POLL: Final = 0.2
+_EXCLUSIVE: Final = 1
+_RENEW: Final = 2
+"""``LOCK_FLAG_MUST_RENEW``: no lock but one that is held already."""
+_ENTITY: Final = 9
+"""Bytes of an encoded ``entity_name_t``: kind and number."""
+_MOST: Final = 1000
+"""Entries to read at once: more than ever stand there."""
+
+Fence: TypeAlias = Callable[[Iterable[str]], None]
+_log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CephLease:
-    """A lease that was granted."""
+    """The lease on one image, as one operation asks for it.
 
-    image: str
-    until: float
-    """Its end, by the monotonic clock, counted from before it was asked for."""
+    Args:
+        ioctx: Where the image lies.
+        image: The words that error texts use.
+        image_id: The image's id.
+        client: Address of the client that holds it.
+        dead: Addresses of clients that are dead and fenced.
+    """
 
-    @property
-    def sure(self) -> bool:
-        """Whether it will hold for some seconds more."""
-        return self.until - time.monotonic() > _MARGIN
+    def __init__(
+        self, ioctx: rados.Ioctx, image: str, image_id: str, *, client: str, dead: Collection[str]
+    ) -> None:
+        self._ioctx = ioctx
+        self._image = image
+        self.image_id = image_id
+        """Which image it is on: the same name may be another's, after a resync."""
+        self._object = f"csi-addons-rbd.lock.{image_id}"
+        self._cookie = f"{client} {uuid.uuid4().hex}"
+        self._dead = dead
+        self._signers: set[str] = set()
+        self._claiming = threading.Lock()
+        self._over = threading.Event()
 
-    def require(self) -> None:
-        """Raise when the lease may be over."""
-        if not self.sure:
-            raise LeaseHeld(
-                f"the lease on {self.image} ran out before anything was done; ask again"
-            )
+    @contextmanager
+    def held(self, until: Deadline, fence: Fence) -> Iterator[None]:
+        """Hold the lease for the length of a block.
+
+        Args:
+            until: When nobody waits for the operation any more.
+            fence: Keeps clients out of the cluster from now on.
+
+        Raises:
+            LeaseHeld: another driver holds it.
+            CallOver: nobody waits any more.
+            LeaseLost: another driver took it over in the middle.
+        """
+        self._acquire(until)
+        # where this fails the lease is left to run out: given back, the names would go with it
+        self._fence_others(fence)
+        renewing = threading.Thread(target=self._keep, daemon=True)
+        renewing.start()
+        try:
+            yield
+        except BaseException as exc:
+            fenced = isinstance(exc, ClientBlocklisted) and bool(self._signers)
+            if not self._end(renewing) or fenced:
+                raise self._loss() from exc
+            raise
+        if not self._end(renewing):
+            raise self._loss()
+
+    def sign(self, client: str) -> None:
+        """Look for the last time, and name the client that is about to change something.
+
+        Raises:
+            LeaseLost: the lease ran out.
+        """
+        self._signers.add(client)
+        try:
+            self._claim(_RENEW)
+        except rados.ObjectNotFound:
+            raise self._loss() from None
+
+    def _loss(self) -> LeaseLost:
+        return LeaseLost(
+            f"this driver was silent for longer than its lease on {self._image}, or was fenced; "
+            "what it was doing may or may not have happened; ask again"
+        )
+
+    def _acquire(self, until: Deadline) -> None:
+        patience = Deadline.after(_PATIENCE)
+        while True:
+            try:
+                with step("leasing"):
+                    if not until.remaining:
+                        raise CallOver(f"the call's time was over before {self._image} was changed")
+                    self._claim()
+            except rados.ObjectBusy:
+                if self._break_that_of_the_dead():
+                    continue
+                if not patience.remaining:
+                    raise LeaseHeld(
+                        f"another driver is changing {self._image}, or ended while it did: its "
+                        f"lease runs out after {_SECONDS} s; ask again"
+                    ) from None
+                time.sleep(_POLL)
+            else:
+                return
+
+    def _break_that_of_the_dead(self) -> bool:
+        """Break the lock if a dead client holds it; false when another one does."""
+        if not self._dead:
+            return False
+        with suppress(rados.ObjectNotFound):
+            _, reply = self._ioctx.execute(self._object, "lock", "get_info", structure(text(_NAME)))
+            holder, cookie = _only_locker(reply)
+            if cookie.partition(" ")[0] not in self._dead:
+                return False
+            _log.warning("broke the lease of a process that died", image=self._image)
+            with step("breaking the lease of the dead on"):
+                request = structure(text(_NAME), holder, text(cookie))
+                self._ioctx.execute(self._object, "lock", "break_lock", request)
+        return True
+
+    def _fence_others(self, fence: Fence) -> None:
+        """Keep out who signed a lease that ran out; nobody else left a name."""
+        with rados.ReadOpCtx() as operation:
+            entries, _ = self._ioctx.get_omap_vals(operation, "", "", _MOST)
+            self._ioctx.operate_read_op(operation, self._object)
+            others = {
+                cookie: clients.decode() for cookie, clients in entries if cookie != self._cookie
+            }
+        if not others:
+            return
+        clients = " ".join(others.values()).split()
+        _log.warning("took over a lease that ran out", image=self._image, fencing=clients)
+        with step("fencing the last who changed"):
+            fence(clients)
+        self._forget(others)
+
+    def _keep(self) -> None:
+        """Renew the lease, until it is given back."""
+        longest = Deadline.after(_LONGEST)
+        while not self._over.wait(_RENEWED) and longest.remaining:
+            with suppress(rados.Error):
+                self._claim(_RENEW)
+
+    def _end(self, renewing: threading.Thread) -> bool:
+        """Give the lease back, and the object with it, unless it was lost before."""
+        self._over.set()
+        renewing.join()
+        try:
+            with step("giving the lease back"), rados.WriteOpCtx() as operation:
+                self._lock(operation, _RENEW)
+                operation.remove()
+                self._ioctx.operate_write_op(operation, self._object)
+        except rados.ObjectNotFound:
+            with suppress(rados.Error):
+                self._forget((self._cookie,))
+            return False
+        except rados.Error:
+            pass  # it runs out by itself
+        return True
+
+    def _claim(self, flags: int = 0) -> None:
+        """Take or renew the lock and name who signed, both or neither."""
+        with self._claiming, rados.WriteOpCtx() as operation:
+            self._lock(operation, flags)
+            if self._signers:
+                signers = " ".join(self._signers)
+                self._ioctx.set_omap(operation, (self._cookie,), (signers,))
+            self._ioctx.operate_write_op(operation, self._object)
+
+    def _lock(self, operation: rados.WriteOp, flags: int) -> None:
+        """Add ``cls_lock``'s ``lock`` (``cls_lock_lock_op``): the binding locks by itself only."""
+        tag = description = text("")
+        ends = struct.pack("<IIB", _SECONDS, 0, flags)
+        request = structure(
+            text(_NAME), bytes([_EXCLUSIVE]), text(self._cookie), tag, description, ends
+        )
+        operation.execute("lock", "lock", request)
+
+    def _forget(self, cookies: Iterable[str]) -> None:
+        with rados.WriteOpCtx() as operation:
+            self._ioctx.remove_omap_keys(operation, tuple(cookies))
+            self._ioctx.operate_write_op(operation, self._object)
 
 
-@contextmanager
-def lease(ioctx: rados.Ioctx, *, image: str, image_id: str) -> Iterator[CephLease]:
-    """Hold the image's lease for the length of a block.
+def _only_locker(reply: bytes) -> tuple[bytes, str]:
+    """Read who holds the lock (an encoded ``entity_name_t``), and the cookie.
 
     Raises:
-        LeaseHeld: another driver holds it.
+        rados.ObjectNotFound: nobody does (any more).
     """
-    name, cookie = f"csi-addons-rbd.lock.{image_id}", uuid.uuid4().hex
-    held = CephLease(image=image, until=_acquire(ioctx, name, cookie, image))
-    try:
-        yield held
-    finally:
-        _release(ioctx, name, cookie, held)
-
-
-def _acquire(ioctx: rados.Ioctx, name: str, cookie: str, image: str) -> float:
-    patience = time.monotonic() + _PATIENCE
-    while True:
-        asked = time.monotonic()
-        try:
-            with step("leasing"):
-                ioctx.lock_exclusive(name, _NAME, cookie, duration=_SECONDS)
-        except (rados.ObjectBusy, rados.ObjectExists):
-            if asked > patience:
-                raise LeaseHeld(
-                    f"another driver is changing {image}, or ended while it did: its lease runs "
-                    f"out after {_SECONDS} s; ask again"
-                ) from None
-            time.sleep(_POLL)
-        else:
-            return asked + _SECONDS
-
-
-def _release(ioctx: rados.Ioctx, name: str, cookie: str, held: CephLease) -> None:
-    """Give the lease back; the object goes with it, unless it may be another driver's by now."""
-    try:
-        with step("giving the lease back"):
-            if held.sure:
-                ioctx.remove_object(name)
-            else:
-                ioctx.unlock(name, _NAME, cookie)
-    except rados.Error:
-        # it runs out by itself
-        return
+    with decoding("the lock of a lease"):
+        lock = Encoded(reply).structure(1)
+        if not lock.number():
+            raise rados.ObjectNotFound("no locker")
+        locker = lock.structure(1)
+        return locker.take(_ENTITY), locker.text()

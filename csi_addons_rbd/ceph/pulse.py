@@ -29,6 +29,9 @@ LEASH: Final = 20.0
 """Seconds after the end of a silence by which a use that lived through it is over, or hangs."""
 LONG_LEASH: Final = 300.0
 """The same for what may take minutes by itself."""
+_FORGOTTEN: Final = 600.0
+"""Seconds after which a silent place that nobody asks for is probed no longer: its monitors may
+have moved, or the cluster may be gone from the configuration."""
 
 Probe: TypeAlias = Callable[[Place, Credentials], None]
 _log = structlog.get_logger()
@@ -57,6 +60,8 @@ class _Watched:
     cause: str = ""
     """Why it is silent; empty while it is not, or not known to be."""
     since: float
+    asked: float
+    """When somebody last asked for it."""
     ended: float | None = None
     """When its last silence ended."""
 
@@ -75,6 +80,8 @@ class Pulse:
         self._lock = threading.Lock()
         self._uses: set[Use] = set()
         self._watched: dict[Place, _Watched] = {}
+        self.answered: float | None = None
+        """When a use ended well, in Unix seconds; ``None`` when none has yet."""
 
     @contextmanager
     def use(self, place: Place, credentials: Credentials, leash: float) -> Iterator[None]:
@@ -89,6 +96,7 @@ class Pulse:
             self._uses.add(use)
         try:
             yield
+            self.answered = time.time()
         except ClusterUnreachable:
             self._watch(place, credentials)
             raise
@@ -117,7 +125,8 @@ class Pulse:
             watched = self._watched.get(place)
             if watched is None or not watched.cause:
                 return
-            cause, seconds = watched.cause, time.monotonic() - watched.since
+            watched.asked = time.monotonic()
+            cause, seconds = watched.cause, watched.asked - watched.since
         raise ClusterUnreachable(
             f"cluster {place.cluster} has not answered for {seconds:.0f} s and is tried again "
             f"every second; refused meanwhile; the cause: {cause}"
@@ -131,7 +140,8 @@ class Pulse:
 
     def _watch(self, place: Place, credentials: Credentials) -> None:
         """Probe a place until it answers and nothing in it takes long; one thread for each."""
-        watched = _Watched(credentials=credentials, since=time.monotonic())
+        now = time.monotonic()
+        watched = _Watched(credentials=credentials, since=now, asked=now)
         with self._lock:
             if place in self._watched:
                 return
@@ -147,14 +157,25 @@ class Pulse:
             elif watched.cause or time.monotonic() - asked > _LONG:
                 self._answered(place, watched)
             with self._lock:
-                if not watched.cause and not self._long_in(place):
+                if self._is_over(place, watched):
                     del self._watched[place]
-                    return
+                    break
             time.sleep(EVERY)
+        if watched.cause:
+            _log.warning(
+                "a cluster does not answer, and nobody asks for it any more",
+                cluster=place.cluster,
+            )
 
-    def _long_in(self, place: Place) -> bool:
+    def _is_over(self, place: Place, watched: _Watched) -> bool:
+        """Tell whether there is no reason to look at a place any more."""
         now = time.monotonic()
-        return any(use.place == place and use.long(now) for use in self._uses)
+        inside = [use for use in self._uses if use.place == place and use.leash < inf]
+        if watched.cause:
+            return not inside and now - watched.asked > _FORGOTTEN
+        # what lived through a silence is watched until it is out, however short it is inside
+        since = -inf if watched.ended is None else watched.ended
+        return not any(use.long(now) or use.began < since for use in inside)
 
     def _silence(self, place: Place, credentials: Credentials) -> str:
         """Return why a place does not answer; empty when it does, be it with a refusal."""

@@ -8,21 +8,22 @@ decoding here of ``cls::journal::Tag`` with ``librbd::journal::TagData``, and of
 ``cls::journal::Client`` (unchanged in every release from Ceph 10 to 20).
 """
 
-import struct
 from dataclasses import dataclass
 from typing import Final
 
 import rados
 
+from csi_addons_rbd.ceph.encoding import Encoded, decoding
+from csi_addons_rbd.ceph.omaps import read_omap
 from csi_addons_rbd.replication.image import Epoch
 
 _LOCAL: Final = ""
 _ORPHAN: Final = "<orphan>"
-OWN_CLIENT: Final = "client_"
-"""Key of the image itself among the clients of its journal; a peer's name follows."""
-_BATCH: Final = 512
-_HEADER: Final = 6
-"""What each encoded struct begins with: version, compatible version, length."""
+OWN_CLIENT: Final = ""
+"""Name of the image itself among the clients of its journal."""
+_CLIENT: Final = "client_"
+_PEER: Final = 1
+"""``librbd::journal::MIRROR_PEER_CLIENT_META_TYPE``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,37 +50,39 @@ def read_tags(ioctx: rados.Ioctx, image_id: str) -> tuple[Tag, ...]:
     Raises:
         rados.ObjectNotFound: the image has no journal.
     """
-    tags = (_decode_tag(value) for value in _entries(ioctx, image_id, "tag_").values())
+    tags = (decode_tag(value) for value in _entries(ioctx, image_id, "tag_").values())
     return tuple(sorted(tags, key=lambda tag: tag.number))
 
 
-def read_clients(ioctx: rados.Ioctx, image_id: str) -> dict[str, tuple[int, int] | None]:
-    """Read how far each client has come: tag and entry of the newest position it committed.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client:
+    """One that reads the journal: the image itself, or a peer."""
 
-    The image itself is ``OWN_CLIENT``; each peer that follows this journal is another one.
-    ``None`` stands for a client that has committed nothing.
+    position: tuple[int, int] | None
+    """Tag and entry of the newest position it committed; ``None`` before it committed any."""
+    copied: bool
+    """Whether this peer once copied the whole image, rather than begin with the journal alone."""
+
+
+def read_clients(ioctx: rados.Ioctx, image_id: str) -> dict[str, Client]:
+    """Read the clients by name: the image itself is empty, a peer is its mirror uuid.
 
     Raises:
         rados.ObjectNotFound: the image has no journal.
     """
     return {
-        key: max(_decode_positions(value), default=None)
-        for key, value in _entries(ioctx, image_id, OWN_CLIENT).items()
+        key.removeprefix(_CLIENT): decode_client(value)
+        for key, value in _entries(ioctx, image_id, _CLIENT).items()
     }
 
 
 def read_resync_request(ioctx: rados.Ioctx, image_id: str) -> bool:
     """Read whether the image's own client asks for a resync (``ImageClientMeta``)."""
     try:
-        entries = _entries(ioctx, image_id, OWN_CLIENT)
+        entries = _entries(ioctx, image_id, _CLIENT)
     except rados.ObjectNotFound:
         return False
-    if OWN_CLIENT not in entries:
-        return False
-    _, rest = _take_bytes(entries[OWN_CLIENT][_HEADER:])
-    data, _ = _take_bytes(rest)
-    _, _, requested = struct.unpack_from("<IQ?", data, _HEADER)
-    return bool(requested)
+    return _CLIENT in entries and asks_for_resync(entries[_CLIENT])
 
 
 def epoch_start(tags: tuple[Tag, ...]) -> int:
@@ -99,42 +102,66 @@ def epoch_start(tags: tuple[Tag, ...]) -> int:
 
 
 def _entries(ioctx: rados.Ioctx, image_id: str, prefix: str) -> dict[str, bytes]:
-    found: dict[str, bytes] = {}
-    after = ""
-    while True:
-        with rados.ReadOpCtx() as operation:
-            entries, _ = ioctx.get_omap_vals(operation, after, prefix, _BATCH)
-            ioctx.operate_read_op(operation, f"journal.{image_id}")
-            batch = dict(entries)
-        found |= batch
-        if len(batch) < _BATCH:
-            return found
-        after = max(batch)
+    return read_omap(ioctx, f"journal.{image_id}", prefix)
 
 
-def _decode_tag(value: bytes) -> Tag:
-    number, _ = struct.unpack_from("<QQ", value, _HEADER)
-    data, _ = _take_bytes(value[_HEADER + 16 :])
-    owner, rest = _take_bytes(data)
-    predecessor, _ = _take_bytes(rest)
-    return Tag(number=number, owner=owner.decode(), predecessor=predecessor.decode())
+# --- the encoded structs ------------------------------------------------------------------
 
 
-def _decode_positions(value: bytes) -> list[tuple[int, int]]:
-    """Return tag and entry of a client's commit position, one for each splayed object."""
-    _, rest = _take_bytes(value[_HEADER:])
-    _, rest = _take_bytes(rest)
-    (count,) = struct.unpack_from("<I", rest, _HEADER)
-    first = _HEADER + 4
-    # each position: object number, tag, entry
-    size = _HEADER + 24
-    positions = []
-    for index in range(count):
-        _, tag, entry = struct.unpack_from("<QQQ", rest, first + index * size + _HEADER)
-        positions.append((tag, entry))
-    return positions
+def decode_tag(value: bytes) -> Tag:
+    """Read one tag.
+
+    Raises:
+        CephFailure: these bytes are none.
+    """
+    with decoding("a tag of an image's journal"):
+        tag = Encoded(value).structure(1)
+        number, _class = tag.number("Q"), tag.number("Q")
+        data = Encoded(tag.raw())
+        return Tag(number=number, owner=data.text(), predecessor=data.text())
 
 
-def _take_bytes(data: bytes) -> tuple[bytes, bytes]:
-    (length,) = struct.unpack_from("<I", data)
-    return data[4 : 4 + length], data[4 + length :]
+def decode_client(value: bytes) -> Client:
+    """Read one client.
+
+    Raises:
+        CephFailure: these bytes are none.
+    """
+    with decoding("a client of an image's journal"):
+        client = Encoded(value).structure(1)
+        _name, data = client.raw(), client.raw()
+        positions = client.structure(1)
+        return Client(
+            position=max((_position(positions) for _ in range(positions.number())), default=None),
+            copied=_copied(data),
+        )
+
+
+def asks_for_resync(value: bytes) -> bool:
+    """Read from the image's own client whether a resync was requested (``ImageClientMeta``).
+
+    Raises:
+        CephFailure: these bytes are no client.
+    """
+    with decoding("the image's own client of its journal"):
+        client = Encoded(value).structure(1)
+        _name, data = client.raw(), client.raw()
+        meta = Encoded(data).structure(1)
+        _kind, _class = meta.number(), meta.number("Q")
+        return bool(meta.number("B"))
+
+
+def _position(positions: Encoded) -> tuple[int, int]:
+    """Return tag and entry of a commit position; there is one for each splayed object."""
+    position = positions.structure(1)
+    _object, tag, entry = position.number("Q"), position.number("Q"), position.number("Q")
+    return tag, entry
+
+
+def _copied(data: bytes) -> bool:
+    """Tell from ``MirrorPeerClientMeta`` whether objects were ever counted to copy them all."""
+    meta = Encoded(data).structure(1)
+    if meta.number() != _PEER:
+        return False
+    _image_id, _state, objects = meta.raw(), meta.number(), meta.number("Q")
+    return bool(objects)

@@ -1,60 +1,86 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One read of an open image → the model's view of its mirroring."""
+"""One read of an image → the model's view of its mirroring."""
 
-from calendar import timegm
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import rados
 import rbd
 
 from csi_addons_rbd.ceph.histories import NOTHING, journal_history, snapshot_history
-from csi_addons_rbd.ceph.image_notes import read_notes
+from csi_addons_rbd.ceph.image_notes import notes_among
+from csi_addons_rbd.ceph.rbd_header import Header, read_header, read_image_id
+from csi_addons_rbd.ceph.rbd_journal import read_resync_request
+from csi_addons_rbd.ceph.rbd_mirroring import Mirroring, read_mirroring
+from csi_addons_rbd.ceph.sightings import Sighting
 from csi_addons_rbd.replication.calls import MirroringMode
-from csi_addons_rbd.replication.image import MirrorState, MirrorView, SiteState, SiteStatus
+from csi_addons_rbd.replication.image import Epoch, History, MirrorState, MirrorView
 from csi_addons_rbd.replication.notes import SWITCHING
 
-MODES: Final = {
-    MirroringMode.JOURNAL: rbd.RBD_MIRROR_IMAGE_MODE_JOURNAL,
-    MirroringMode.SNAPSHOT: rbd.RBD_MIRROR_IMAGE_MODE_SNAPSHOT,
-}
-_MODE_NAMES: Final = {number: mode for mode, number in MODES.items()}
+_MIRROR_METADATA: Final = ".rbd_mirror."
+"""Where rbd-mirror keeps what it knows of an image, one entry for each peer."""
 
 
-def read_view(ioctx: rados.Ioctx, image: rbd.Image) -> MirrorView:
-    """Read statuses first and the image's own history last: the history is the truth."""
-    if image.old_format():
-        return _unmirrored("")
-    info = image.mirror_image_get_info()
-    state = MirrorState(info["state"])
-    image_id = image.id()
-    if state is MirrorState.DISABLED:
-        return _unmirrored(image_id)
-    mode = _MODE_NAMES[image.mirror_image_get_mode()]
-    status = image.mirror_image_get_status()
-    heard = (_site_status(peer["mirror_uuid"], peer) for peer in status["remote_statuses"])
-    # one that has yet to speak is listed as down, since 1970: it is not dead, but unheard of
-    peers = tuple(peer for peer in heard if peer.last_update)
-    journal = mode is MirroringMode.JOURNAL
-    history = journal_history(ioctx, image_id) if journal else snapshot_history(image)
-    if history == NOTHING and not info["primary"] and SWITCHING in read_notes(image):
-        state = MirrorState.TORN
+def read_view(ioctx: rados.Ioctx, seen: Sighting) -> MirrorView:
+    """Read the image's own history, which is the truth, after the statuses that were seen.
+
+    Args:
+        ioctx: Where the image lies.
+        seen: The image, and what its mirroring shows.
+
+    Raises:
+        rados.ObjectNotFound: the image is gone.
+    """
+    image_id, mirroring = seen.image_id, seen.mirroring
+    if image_id is None or mirroring is None:
+        return _unmirrored(image_id or "")
+    local, peers = seen.statuses
+    header = read_header(ioctx, image_id)
+    history = _history(ioctx, image_id, mirroring, header)
+    notes = notes_among(header.metadata)
+    torn = history == NOTHING and SWITCHING in notes
     return MirrorView(
-        state=state,
-        mode=mode,
-        primary=info["primary"],
+        state=MirrorState.TORN if torn else mirroring.state,
+        mode=mirroring.mode,
+        mirroring=mirroring.global_id,
+        primary=history.epoch is Epoch.PRIMARY,
         image_id=image_id,
-        local=_local_status(status),
+        local=local,
         peers=peers,
         peered=bool(peers) or _has_peer(ioctx),
         history=history,
+        notes=notes,
     )
+
+
+def read_resync_wish(ioctx: rados.Ioctx, name: str) -> bool:
+    """Tell whether librbd was asked to resync this very image.
+
+    The request outlives a promotion, and rbd-mirror grants it after the next demotion.
+    """
+    image_id = read_image_id(ioctx, name)
+    mirroring = None if image_id is None else read_mirroring(ioctx, image_id)
+    if image_id is None or mirroring is None:
+        return False
+    if mirroring.mode is MirroringMode.JOURNAL:
+        return read_resync_request(ioctx, image_id)
+    return any(
+        '"resync_requested": true' in value
+        for key, value in read_header(ioctx, image_id).metadata.items()
+        if key.startswith(_MIRROR_METADATA)
+    )
+
+
+def _history(ioctx: rados.Ioctx, image_id: str, mirroring: Mirroring, header: Header) -> History:
+    if mirroring.mode is MirroringMode.JOURNAL:
+        return journal_history(ioctx, image_id)
+    return snapshot_history(header.snapshots)
 
 
 def _unmirrored(image_id: str) -> MirrorView:
     return MirrorView(
         state=MirrorState.DISABLED,
         mode=MirroringMode.SNAPSHOT,
+        mirroring="",
         primary=False,
         image_id=image_id,
         local=None,
@@ -66,21 +92,3 @@ def _unmirrored(image_id: str) -> MirrorView:
 
 def _has_peer(ioctx: rados.Ioctx) -> bool:
     return any(True for _ in rbd.RBD().mirror_peer_list(ioctx))
-
-
-def _local_status(status: Mapping[str, Any]) -> SiteStatus | None:
-    """Read the local part; before the first status it is not there, or of the year 1970."""
-    if "last_update" not in status:
-        return None
-    local = _site_status("", status)
-    return local if local.last_update else None
-
-
-def _site_status(site: str, status: Mapping[str, Any]) -> SiteStatus:
-    return SiteStatus(
-        site=site,
-        up=status["up"],
-        state=SiteState(status["state"]),
-        description=status["description"],
-        last_update=timegm(status["last_update"].utctimetuple()),
-    )

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a volume handle to its image: pool, RADOS namespace, CSI journal, image.
+"""From a volume handle to its image: pool, RADOS namespace, CSI journal, image."""
 
-The CSI journal is the omap object ``csi.volume.<uuid>`` that ceph-csi keeps beside the images.
-It is only read here: creating it would keep ceph-csi from ever making its own.
-"""
-
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 import rados
 import rbd
 
 from csi_addons_rbd.ceph.connections import Connections, Purpose
-from csi_addons_rbd.ceph.mirror import CephImage, read_record
-from csi_addons_rbd.ceph.translate import translated, translating
+from csi_addons_rbd.ceph.mirror import CephImage
+from csi_addons_rbd.ceph.rbd_header import require_header
+from csi_addons_rbd.ceph.resync_records import read_record
+from csi_addons_rbd.ceph.sightings import Sighting, look, look_again, read_name
+from csi_addons_rbd.ceph.translate import translating
 from csi_addons_rbd.replication.calls import Call, Place
 from csi_addons_rbd.replication.errors import (
     DriverError,
@@ -24,7 +26,8 @@ from csi_addons_rbd.replication.errors import (
 )
 from csi_addons_rbd.replication.image import Absent, Found, ImageSpec
 
-IMAGE_NAME: Final = "csi.imagename"
+_REMEMBERED: Final = 10_000
+"""Volumes to which the way is remembered."""
 
 
 class Volumes:
@@ -32,6 +35,8 @@ class Volumes:
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
+        self._remembering = threading.Lock()
+        self._seen: dict[tuple[Place, str], Sighting] = {}
 
     def resolve(self, call: Call, places: Iterable[Place]) -> Found | Absent:
         """Return the first image that the call's handle leads to.
@@ -61,30 +66,36 @@ class Volumes:
         )
 
     def _look(self, place: Place, call: Call) -> Found | Absent | None:
-        with self._connections.use(place, call.credentials, Purpose.READ) as cluster:
-            ioctx = _open_pool(cluster, place)
-            if ioctx is None:
-                return None
-            with ioctx:
-                ioctx.set_namespace(place.namespace)
+        lend = partial(self._connections.use, place, call.credentials, Purpose.READ)
+        with lend() as cluster, _opened(cluster, place) as ioctx:
+            if ioctx is not None:
                 return self._inspect(ioctx, place, call)
+        # a pool made a moment ago may be newer than the client's map
+        self._connections.learn_map(place, call.credentials, Purpose.READ)
+        with lend() as cluster, _opened(cluster, place) as ioctx:
+            return None if ioctx is None else self._inspect(ioctx, place, call)
 
     def _inspect(self, ioctx: rados.Ioctx, place: Place, call: Call) -> Found | Absent | None:
         uuid = call.volume.uuid
-        with translating(f"reading csi.volume.{uuid} in pool {place.pool} of {place.cluster}"):
+        with translating(
+            f"reading the way to volume {uuid} in pool {place.pool} of {place.cluster}"
+        ):
+            before = self._seen.get((place, uuid))
+            seen = before and look_again(ioctx, uuid, before)
+            name = seen.name if seen else read_name(ioctx, uuid)
             spec = ImageSpec(
                 cluster=place.cluster,
                 pool=ioctx.get_pool_name(),
                 pool_id=place.pool,
                 namespace=place.namespace,
-                image=_image_name(ioctx, uuid),
+                image=name,
             )
-        try:
-            rbd.Image(ioctx, spec.image, read_only=True).close()
-        except rbd.ImageNotFound:
-            return _absence(ioctx, spec)
-        except rbd.Error as exc:
-            raise translated(exc, f"opening {spec}") from exc
+        with translating(f"looking for {spec}"):
+            try:
+                seen = seen or _look(ioctx, name)
+            except rados.ObjectNotFound:
+                return _absence(ioctx, spec)
+        self._remember((place, uuid), seen)
         return Found(
             image=CephImage(
                 spec=spec,
@@ -92,33 +103,39 @@ class Volumes:
                 place=place,
                 credentials=call.credentials,
                 connections=self._connections,
+                found=seen,
             )
         )
 
+    def _remember(self, volume: tuple[Place, str], seen: Sighting) -> None:
+        with self._remembering:
+            if volume not in self._seen and len(self._seen) >= _REMEMBERED:
+                del self._seen[next(iter(self._seen))]
+            self._seen[volume] = seen
 
-def _open_pool(cluster: rados.Rados, place: Place) -> rados.Ioctx | None:
+
+@contextmanager
+def _opened(cluster: rados.Rados, place: Place) -> Iterator[rados.Ioctx | None]:
+    """Lend the pool, as far as the client knows of it."""
     with translating(f"opening pool {place.pool} on cluster {place.cluster}"):
         try:
-            return cluster.open_ioctx2(place.pool)
+            ioctx = cluster.open_ioctx2(place.pool)
         except rados.ObjectNotFound:
-            # a pool made a moment ago may be newer than this client's map
-            cluster.wait_for_latest_osdmap()
-        try:
-            return cluster.open_ioctx2(place.pool)
-        except rados.ObjectNotFound:
-            return None
+            ioctx = None
+    if ioctx is None:
+        yield None
+        return
+    with ioctx:
+        ioctx.set_namespace(place.namespace)
+        yield ioctx
 
 
-def _image_name(ioctx: rados.Ioctx, uuid: str) -> str:
-    """Read the image's name from the CSI journal; ceph-csi's default without an entry."""
-    with rados.ReadOpCtx() as operation:
-        entries, _ = ioctx.get_omap_vals_by_keys(operation, (IMAGE_NAME,))
-        try:
-            ioctx.operate_read_op(operation, f"csi.volume.{uuid}")
-        except rados.ObjectNotFound:
-            return f"csi-vol-{uuid}"
-        names = dict(entries)
-    return names[IMAGE_NAME].decode() if IMAGE_NAME in names else f"csi-vol-{uuid}"
+def _look(ioctx: rados.Ioctx, name: str) -> Sighting:
+    """Look at an image whose header is there: a name may outlive it, or come before it."""
+    seen = look(ioctx, name)
+    if seen.image_id is not None:
+        require_header(ioctx, seen.image_id)
+    return seen
 
 
 def _absence(ioctx: rados.Ioctx, spec: ImageSpec) -> Absent | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from enum import Enum, StrEnum
 from typing import Final, TypeAlias
 
+from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import DriverError
 from csi_addons_rbd.replication.volume_id import VolumeId
 
@@ -161,8 +162,15 @@ class ReplicationInfo:
     """Unix seconds of the primary's clock; ``None`` only with status ERROR."""
     last_sync_seconds: int | None
     last_sync_bytes: int | None
+    entries_behind: int | None
+    """Journal mode: entries that a peer had still to replay when it wrote its status."""
+    interval: int | None
+    """Seconds between two snapshots, as asked for; ``None`` where no schedule was."""
     schedule_in_place: bool | None
     """``None`` where no schedule was asked for."""
+    daemon_here: bool
+    daemon_there: bool
+    """Whether rbd-mirror of this site, and of every peer, is up and wrote a status of late."""
     health: Health
     message: str
 
@@ -203,8 +211,8 @@ class Ask:
     call: Call
     places: tuple[Place, ...]
     """Where the volume may lie in this worker's cluster, in the order to look."""
-    seconds: float
-    """How long somebody will wait for the reply."""
+    until: Deadline
+    """When nobody waits for the reply any more: processes of one machine share the clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +233,12 @@ class Beat:
     operations: tuple[RunningOperations, ...]
     silent: bool
     """Whether a part of the cluster does not answer."""
+    clients: tuple[str, ...]
+    """What the cluster knows it by: the addresses of its connections."""
+    connections: int
+    """How many of these are its own; the others a dead predecessor left behind."""
+    answered: float | None
+    """When the cluster answered last, in Unix seconds; ``None`` when it has not yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,18 +5,19 @@ import time
 from typing import Final
 
 from csi_addons_rbd.replication.calls import MirroringMode
+from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import (
+    LEASE_LOSSES,
     DriverError,
     ImageChanged,
     ImageInUse,
     PeerBehind,
     ResyncPending,
 )
-from csi_addons_rbd.replication.image import Lease, MirroredImage, MirrorView, SiteStatus
+from csi_addons_rbd.replication.image import LeasedImage, MirroredImage, MirrorView, SiteStatus
 from csi_addons_rbd.replication.info import note_last_sync
-from csi_addons_rbd.replication.notes import SCHEDULE, end_schedule
+from csi_addons_rbd.replication.notes import ENDED, SCHEDULE, end_schedule, late_readers
 from csi_addons_rbd.replication.observations import Observation
-from csi_addons_rbd.replication.operations import Deadline
 from csi_addons_rbd.replication.patience import POLL, Hindsight, Patience
 from csi_addons_rbd.replication.sync_info import Role, role, sync_report, text
 
@@ -38,18 +39,21 @@ def demote(
         PeerBehind: a peer has not yet followed this primary epoch.
     """
     _require_no_resync(image)
-    _require_unheld(image)
+    if image.holders():
+        with image.lease(patience.call):
+            # a driver that froze in the middle of a change may be who, until it is fenced
+            _require_unheld(image)
     epoch = _await_peers(image, view, observation, patience)
-    with image.lease() as lease:
-        _require_unheld(image)
-        view = image.view()
+    with image.lease(patience.call) as leased:
+        _require_unheld(leased)
+        view = leased.view()
         if view.primary and view.history.began != epoch:
             raise ImageChanged(
                 f"{image.spec} was demoted and promoted by another driver meanwhile; ask again"
             )
         if view.primary:
-            note_last_sync(image, view, observation)
-            _demote_without_schedule(image, lease)
+            note_last_sync(leased, view, observation)
+            _demote_without_schedule(leased)
     if image.view().primary:
         raise ImageChanged(f"{image.spec} was demoted, but still reads primary; ask again")
     intruders = image.holders()
@@ -60,13 +64,15 @@ def demote(
         )
 
 
-def _demote_without_schedule(image: MirroredImage, lease: Lease) -> None:
+def _demote_without_schedule(image: LeasedImage) -> None:
     """Demote, and first end the schedule: were the note taken off, a crash would leave the term."""
     schedule = end_schedule(image)
     try:
-        image.demote(lease)
+        image.demote()
+    except LEASE_LOSSES:
+        raise
     except DriverError:
-        image.note(SCHEDULE, schedule)
+        image.note(SCHEDULE, schedule, only=ENDED)
         raise
 
 
@@ -107,7 +113,7 @@ def _await_peers(
     either side ever noticing: the writes of one of them would be lost.
     """
     hindsight = Hindsight(patience.check_interval)
-    while behind := _behind(view, observation, hindsight):
+    while behind := _late(view, observation) or _behind(view, observation, hindsight):
         if patience.until.remaining <= 0:
             raise PeerBehind(
                 f"the peer of {image.spec} has not followed yet: {behind}, and may have nothing "
@@ -118,6 +124,24 @@ def _await_peers(
         observation.note(view)
         hindsight.note(view)
     return view.history.began
+
+
+def _late(view: MirrorView, observation: Observation) -> str:
+    """Describe a peer that can never follow: it missed what was written first; empty for none."""
+    late = late_readers(view)
+    spoken = {peer.site: peer for peer in view.peers}
+    unheard = late - set(spoken) if observation.may_speak(view) else ()
+    alive = (
+        site
+        for site in late & set(spoken)
+        if observation.alive(spoken[site], view) and role(spoken[site]) is not Role.PRIMARY
+    )
+    if any(alive) or unheard:
+        return (
+            "it began to read the journal after the promotion and may lack the first writes; "
+            "disable replication and enable it again to have all of it copied"
+        )
+    return ""
 
 
 def _behind(view: MirrorView, observation: Observation, hindsight: Hindsight) -> str:
@@ -139,9 +163,8 @@ def _replays(view: MirrorView) -> bool:
 
     Only that it replays tells that the two histories fit together.
     """
-    return view.mode is MirroringMode.SNAPSHOT or all(
-        role(peer) is Role.FOLLOWING for peer in view.peers
-    )
+    spoken = [role(peer) is Role.FOLLOWING for peer in view.peers]
+    return view.mode is MirroringMode.SNAPSHOT or (bool(spoken) and all(spoken))
 
 
 def _is_primary(peer: SiteStatus, view: MirrorView, hindsight: Hindsight) -> bool:

@@ -22,7 +22,7 @@ Disable it takes NOT_FOUND for "already gone": below ``PreconditionFailed`` and 
 belongs only what may be read so.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class DriverError(Exception):
@@ -200,6 +200,12 @@ class LeaseHeld(Busy):
     reason = "LEASE_HELD"
 
 
+class CallOver(Busy):
+    """The call's time ended before anything was changed, so nothing was."""
+
+    reason = "CALL_OVER"
+
+
 class Flattening(Busy):
     """The clone is being made independent of its parent before it can be mirrored."""
 
@@ -291,6 +297,12 @@ class ClientBlocklisted(Unavailable):
     reason = "CLIENT_BLOCKLISTED"
 
 
+class LeaseLost(Unavailable):
+    """The cluster fenced this driver in the middle of a change."""
+
+    reason = "LEASE_LOST"
+
+
 class MirrorDaemonDown(Unavailable):
     """The local rbd-mirror is down or silent, and without it the data cannot arrive."""
 
@@ -313,6 +325,10 @@ class CephFailure(Unavailable):
     """Ceph answered with an error that this driver has no better word for."""
 
     reason = "CEPH_ERROR"
+
+
+LEASE_LOSSES: Final = (LeaseHeld, LeaseLost, ClientBlocklisted)
+"""After these another driver may be at work: nothing is to be put back as it was."""
 
 
 class DeadlineExceeded(DriverError):

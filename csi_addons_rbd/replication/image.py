@@ -3,11 +3,12 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import Protocol
 
 from csi_addons_rbd.replication.calls import MirroringMode, Schedule
+from csi_addons_rbd.replication.deadline import Deadline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +89,10 @@ class History:
     """Whether a whole copy of the image was ever here: true on a primary."""
     progress: str
     """How far the newest copy has come, in plain words; empty when there is nothing to say."""
+    readers: frozenset[str] = frozenset()
+    """Journal mode: the peers (mirror uuids) that are registered as readers of the journal."""
+    copied: frozenset[str] = frozenset()
+    """Journal mode: those that once copied the whole image from here."""
 
 
 class SiteState(Enum):
@@ -122,6 +127,8 @@ class MirrorView:
 
     state: MirrorState
     mode: MirroringMode
+    mirroring: str
+    """What identifies it (librbd's global image id): each Enable makes another one."""
     primary: bool
     image_id: str
     local: SiteStatus | None
@@ -130,6 +137,8 @@ class MirrorView:
     peered: bool
     """Whether the pool has a peer at all, heard of or not."""
     history: History
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """This driver's own metadata of the image, as far as it is mirrored."""
 
     @property
     def statuses(self) -> tuple[SiteStatus, ...]:
@@ -148,6 +157,8 @@ class PoolMirroring(Enum):
     DISABLED = 0
     IMAGE = 1
     POOL = 2
+    INIT_ONLY = 3
+    """From Ceph 20 on: the pool's namespaces may be mirrored, its own images are not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,20 +197,16 @@ class ResyncRecord:
 # --- what ceph/ provides ------------------------------------------------------------------
 
 
-class Lease(Protocol):
-    """The right, for a while, to be the only driver that changes an image."""
-
-    def require(self) -> None:
-        """Raise ``LeaseHeld`` when the lease may be over: to be asked right before the change."""
-        ...
-
-
 class MirroredImage(Protocol):
     """One resolved image. Every method is one round to the cluster; nothing is cached."""
 
     @property
     def spec(self) -> ImageSpec:
         """The image's name."""
+        ...
+
+    def as_found(self) -> MirrorView:
+        """Read the image that the call was resolved to, whatever bears its name by now."""
         ...
 
     def view(self) -> MirrorView:
@@ -210,8 +217,14 @@ class MirroredImage(Protocol):
         """Read the mirroring mode of the image's pool or namespace."""
         ...
 
-    def lease(self) -> AbstractContextManager[Lease]:
-        """Be the only driver that changes the image; raises ``LeaseHeld`` when another one is."""
+    def lease(self, until: Deadline) -> AbstractContextManager["LeasedImage"]:
+        """Be the only driver that changes the image, if that begins in time.
+
+        Raises:
+            LeaseHeld: another one is.
+            CallOver: it would begin too late.
+            LeaseLost: another one is by now, as this one was silent for long.
+        """
         ...
 
     def parents(self) -> tuple[Parent, ...]:
@@ -230,35 +243,8 @@ class MirroredImage(Protocol):
         """Name this site's rbd-mirror if it holds a lock on the image."""
         ...
 
-    def enable(self, mode: MirroringMode) -> None:
-        """Switch mirroring on, and the features that journal mode needs."""
-        ...
-
-    def disable(self, lease: Lease, *, force: bool) -> None:
-        """Switch mirroring off."""
-        ...
-
-    def restore_features(self) -> None:
-        """Switch off the features that ``enable`` had to switch on."""
-        ...
-
-    def promote(self, lease: Lease, *, force: bool, rolls_back: bool = False) -> bool:
-        """Promote; ``False`` when librbd refuses (EBUSY, EROFS), for which there are reasons.
-
-        Rolling back an incomplete copy may take many minutes.
-        """
-        ...
-
-    def demote(self, lease: Lease) -> None:
-        """Demote."""
-        ...
-
-    def resync(self, lease: Lease, image_id: str) -> None:
-        """Flag just that image, whatever bears its name by now, for deletion and a new copy."""
-        ...
-
-    def take_snapshot(self, lease: Lease) -> int:
-        """Take a mirror snapshot and return its id."""
+    def restore_features(self, until: Deadline) -> None:
+        """Switch off the features that ``enable`` had to switch on, under a lease of its own."""
         ...
 
     def resync_requested(self) -> bool:
@@ -269,8 +255,17 @@ class MirroredImage(Protocol):
         """Read this driver's own metadata of the image."""
         ...
 
-    def note(self, key: str, value: str | None) -> None:
-        """Write one entry of this driver's own metadata, or remove it."""
+    def note(self, key: str, value: str | None, *, only: str | None = None) -> None:
+        """Write one entry of this driver's own metadata, or remove it.
+
+        Args:
+            key: Which.
+            value: What shall stand there; ``None`` removes it.
+            only: Unless this stands there now, nothing is done.
+
+        Raises:
+            ImageChanged: another driver changed it in that moment.
+        """
         ...
 
     def keep_schedule(self, wanted: Schedule | None) -> None:
@@ -287,6 +282,40 @@ class MirroredImage(Protocol):
 
     def correct_journal(self, image_id: str) -> None:
         """Set ``csi.imageid`` where ``csi.volname`` stands; never create the object."""
+        ...
+
+
+class LeasedImage(MirroredImage, Protocol):
+    """The same while no other driver changes it: whatever is written is signed before.
+
+    Each method raises ``LeaseLost`` when it is too late.
+    """
+
+    def enable(self, mode: MirroringMode) -> None:
+        """Switch mirroring on, and the features that journal mode needs."""
+        ...
+
+    def disable(self, *, force: bool) -> None:
+        """Switch mirroring off."""
+        ...
+
+    def promote(self, *, force: bool, rolls_back: bool = False) -> bool:
+        """Promote; ``False`` when librbd refuses (EBUSY, EROFS), for which there are reasons.
+
+        Rolling back an incomplete copy may take many minutes.
+        """
+        ...
+
+    def demote(self) -> None:
+        """Demote."""
+        ...
+
+    def resync(self, image_id: str) -> None:
+        """Flag just that image, whatever bears its name by now, for deletion and a new copy."""
+        ...
+
+    def take_snapshot(self) -> int:
+        """Take a mirror snapshot and return its id."""
         ...
 
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """GetVolumeReplicationInfo: how old the copy is, and whether it can be relied on."""
 
-from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from csi_addons_rbd.replication.calls import Health, MirroringMode, ReplicationInfo
-from csi_addons_rbd.replication.errors import NotPrimary, SyncInfoMissing
+from csi_addons_rbd.replication.errors import ImageChanged, NotPrimary, SyncInfoMissing
 from csi_addons_rbd.replication.image import (
     ImageSpec,
     MirroredImage,
@@ -14,16 +14,26 @@ from csi_addons_rbd.replication.image import (
     SiteState,
     SiteStatus,
 )
-from csi_addons_rbd.replication.notes import LAST_SYNC, Wanted, noted_sync, wanted_schedule
+from csi_addons_rbd.replication.notes import (
+    LAST_SYNC,
+    Wanted,
+    late_readers,
+    noted_sync,
+    wanted_schedule,
+)
 from csi_addons_rbd.replication.observations import Observation
 from csi_addons_rbd.replication.sync_info import Role, SyncReport, role, sync_report, text
 
 _WORST: Final = (Health.ERROR, Health.DEGRADED, Health.UNKNOWN)
+_LATE: Final = (
+    "the peer began to read the journal after the promotion here and may lack what was written "
+    "first; disable replication and enable it again"
+)
 _PEER_HEALTHY: Final = (SiteState.REPLAYING, SiteState.SYNCING)
 
 
 def replication_info(
-    spec: ImageSpec, view: MirrorView, notes: Mapping[str, str], observation: Observation
+    spec: ImageSpec, view: MirrorView, observation: Observation
 ) -> ReplicationInfo:
     """Report on a primary. Several peers: the one furthest behind counts.
 
@@ -35,9 +45,11 @@ def replication_info(
         raise NotPrimary(f"{spec} is secondary; ask on the site where it is primary")
     if not view.peered:
         raise SyncInfoMissing(f"{spec} has no peer: its pool is mirrored to nowhere")
-    last = last_sync(view, observation) or noted_sync(notes)
-    wanted = wanted_schedule(notes)
+    last = last_sync(view, observation) or noted_sync(view.notes)
+    wanted = wanted_schedule(view.notes)
     findings = _findings(view, observation, wanted, last)
+    if late_readers(view):
+        findings.append(_Finding(health=Health.DEGRADED, words=_LATE))
     health = next((each for each in _WORST if each in {found.health for found in findings}), None)
     if last is None and health is not Health.ERROR:
         words = "; ".join(found.words for found in findings)
@@ -49,7 +61,11 @@ def replication_info(
         last_sync=last,
         last_sync_seconds=report.last_seconds if report else None,
         last_sync_bytes=report.last_bytes if report else None,
+        entries_behind=report.entries_behind if report else None,
+        interval=wanted.schedule.seconds if wanted else None,
         schedule_in_place=wanted.placed if wanted else None,
+        daemon_here=view.local is not None and observation.alive(view.local, view),
+        daemon_there=bool(view.peers) and all(observation.alive(p, view) for p in view.peers),
         health=health or Health.HEALTHY,
         message=_message(view, findings, last),
     )
@@ -71,8 +87,9 @@ def last_sync(view: MirrorView, observation: Observation) -> int | None:
 def note_last_sync(image: MirroredImage, view: MirrorView, observation: Observation) -> None:
     """Keep on the image what would be forgotten with this process."""
     last = last_sync(view, observation)
-    if last is not None and noted_sync(image.notes()) != last:
-        image.note(LAST_SYNC, str(last))
+    if last is not None and noted_sync(view.notes) != last:
+        with suppress(ImageChanged):  # by one that saw a sync just as late
+            image.note(LAST_SYNC, str(last))
 
 
 def _synced_until(peer: SiteStatus, view: MirrorView) -> int | None:
@@ -84,7 +101,11 @@ def _synced_until(peer: SiteStatus, view: MirrorView) -> int | None:
 
 def _furthest_behind(view: MirrorView) -> SyncReport | None:
     reports = [sync_report(peer) for peer in view.peers]
-    return min(reports, key=lambda report: report.copied_until or 0, default=None)
+    return min(
+        reports,
+        key=lambda each: (each.copied_until or 0, -(each.entries_behind or 0)),
+        default=None,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

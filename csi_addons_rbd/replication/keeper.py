@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 
 from csi_addons_rbd.replication.calls import MirroringMode
+from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import (
     DriverError,
     NotFound,
@@ -149,10 +150,10 @@ class SnapshotKeeper:
         if view.history.awaited or last_sync(view, observation) is None:
             kept.waits += 1
             return min(_WAITING * kept.waits, kept.interval)
-        with image.lease() as lease:
-            if image.view().history.mark != view.history.mark:
+        with image.lease(Deadline.after(_AGAIN)) as leased:
+            if leased.view().history.mark != view.history.mark:
                 return _WAITING
-            kept.taken(image.take_snapshot(lease))
+            kept.taken(leased.take_snapshot())
         note_last_sync(image, view, observation)
         return kept.interval
 

@@ -2,19 +2,23 @@
 """What this driver writes on an image: metadata that stays on its site and is not mirrored."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from csi_addons_rbd.replication.calls import Schedule
-from csi_addons_rbd.replication.image import MirroredImage
+from csi_addons_rbd.replication.calls import MirroringMode, Schedule
+from csi_addons_rbd.replication.image import MirroredImage, MirrorView
 
 SCHEDULE: Final = "schedule"
 ENDED: Final = "ended"
 """Stands in place of a schedule that the manager may still have."""
 LAST_SYNC: Final = "last-sync"
+READERS: Final = "readers"
+"""The peers that read this image's journal when it was promoted last."""
 SWITCHING: Final = "switching"
 """Stands while mirroring is being switched on or off."""
+_UNREADABLE: Final = (KeyError, TypeError, ValueError, RecursionError)
+"""What reading a note may raise that somebody else wrote."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,31 +38,57 @@ def end_schedule(image: MirroredImage) -> str | None:
     return standing
 
 
+def note_readers(image: MirroredImage, readers: Iterable[str]) -> None:
+    """Note who reads the journal from the promotion's first entry on."""
+    image.note(READERS, json.dumps(sorted(readers)))
+
+
+def noted_readers(notes: Mapping[str, str]) -> frozenset[str] | None:
+    """Read who did; ``None`` when nobody noted it, as another tool would not."""
+    try:
+        return frozenset(json.loads(notes[READERS]))
+    except _UNREADABLE:
+        return None
+
+
+def late_readers(view: MirrorView) -> frozenset[str]:
+    """Return the peers (mirror uuids) that began to read the journal after the promotion.
+
+    A reader that registers begins at the primary's own position: what was written before that it
+    never gets, and rbd-mirror does not notice. Only a whole copy makes up for it.
+    """
+    readers = noted_readers(view.notes)
+    if view.mode is MirroringMode.SNAPSHOT or readers is None:
+        return frozenset()
+    return view.history.readers - readers - view.history.copied
+
+
 def wanted_schedule(notes: Mapping[str, str]) -> Wanted | None:
     """Read the noted schedule; one that cannot be read is none."""
     try:
         values = json.loads(notes[SCHEDULE])
+        seconds, start_time = values["seconds"], values["start_time"]
+        if not isinstance(seconds, int) or seconds <= 0 or not isinstance(start_time, str | None):
+            return None
         return Wanted(
             schedule=Schedule(
-                seconds=int(values["seconds"]),
-                by_driver=bool(values["by_driver"]),
-                start_time=values["start_time"],
+                seconds=seconds, by_driver=bool(values["by_driver"]), start_time=start_time
             ),
             placed=bool(values["placed"]),
         )
-    except (KeyError, TypeError, ValueError):
+    except _UNREADABLE:
         return None
 
 
-def note_schedule(image: MirroredImage, wanted: Wanted) -> None:
-    """Write down the schedule that was asked for."""
+def note_schedule(image: MirroredImage, wanted: Wanted, *, only: str | None = None) -> None:
+    """Write down the schedule that was asked for; see ``MirroredImage.note``."""
     values = {
         "seconds": wanted.schedule.seconds,
         "by_driver": wanted.schedule.by_driver,
         "start_time": wanted.schedule.start_time,
         "placed": wanted.placed,
     }
-    image.note(SCHEDULE, json.dumps(values))
+    image.note(SCHEDULE, json.dumps(values), only=only)
 
 
 def noted_sync(notes: Mapping[str, str]) -> int | None:

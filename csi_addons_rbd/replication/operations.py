@@ -10,39 +10,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import Final
 
 from csi_addons_rbd.replication.calls import Answer, Call, RunningOperations
+from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import DeadlineExceeded, OperationRunning
 from csi_addons_rbd.replication.image import ImageSpec
 
 _GRACE: Final = 1.0
 """Seconds by which a joined wait ends later than its caller's own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Deadline:
-    """A moment after which nobody waits any more, by the monotonic clock."""
-
-    moment: float
-
-    @classmethod
-    def after(cls, seconds: float) -> Self:
-        """Return the deadline that many seconds from now."""
-        return cls(time.monotonic() + seconds)
-
-    @property
-    def remaining(self) -> float:
-        """Seconds left, never negative."""
-        return max(0.0, self.moment - time.monotonic())
-
-    def or_after(self, seconds: float) -> Self:
-        """Return this deadline, or the one that many seconds from now if that is sooner."""
-        return type(self)(min(self.moment, time.monotonic() + seconds))
-
-    def earlier(self, seconds: float) -> Self:
-        """Return the deadline that many seconds before this one."""
-        return type(self)(self.moment - seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,8 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
+from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.image import MirrorView, SiteStatus
-from csi_addons_rbd.replication.operations import Deadline
 
 POLL: Final = 0.5
 """Seconds between two looks at an image that something is awaited on."""
@@ -16,6 +16,8 @@ POLL: Final = 0.5
 class Patience:
     """How long a call waits, and for what; seconds."""
 
+    call: Deadline
+    """When the call has been answered, one way or the other: nothing is begun after that."""
     until: Deadline
     confirmed: Deadline
     """The same where a status must be newer than the call: it comes with the heartbeat after one

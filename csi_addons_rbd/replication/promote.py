@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
+from csi_addons_rbd.replication.calls import MirroringMode
 from csi_addons_rbd.replication.errors import (
     Busy,
     DataPending,
@@ -29,6 +30,7 @@ from csi_addons_rbd.replication.image import (
     SiteState,
     SiteStatus,
 )
+from csi_addons_rbd.replication.notes import note_readers
 from csi_addons_rbd.replication.observations import Observation
 from csi_addons_rbd.replication.patience import POLL, Hindsight, Patience
 from csi_addons_rbd.replication.sync_info import Role, role, sync_report, text
@@ -38,6 +40,8 @@ _STANDSTILL: Final = 60
 _UNDECIDED: Final = 90
 _SILENCE: Final = 60
 """Seconds for which a peer must be down where only it can tell whether it has newer data."""
+_JOINING: Final = 10
+"""Seconds for which a live peer is given time to read this image's journal from the start."""
 _RESTART: Final = 5
 """Seconds for which a peer may be down without being lost, if its rbd-mirror is restarted."""
 
@@ -60,7 +64,7 @@ def promote(
     """
     require_complete_copy(image.spec, view, observation)
     if force:
-        _insist(image, patience)
+        _insist(image, view, patience)
     else:
         _await_data(image, view, observation, patience)
     view = image.view()
@@ -107,9 +111,9 @@ def require_complete_copy(spec: ImageSpec, view: MirrorView, observation: Observ
     )
 
 
-def _insist(image: MirroredImage, patience: Patience) -> None:
+def _insist(image: MirroredImage, start: MirrorView, patience: Patience) -> None:
     """Force: rbd-mirror lets go of a replaying image only after a while (EBUSY, EROFS)."""
-    while not _force(image):
+    while not _force(image, start, patience):
         if patience.until.remaining <= 0:
             holders = ", ".join(image.holders()) or image.held_by_mirror_daemon() or "nobody"
             raise Busy(
@@ -120,13 +124,15 @@ def _insist(image: MirroredImage, patience: Patience) -> None:
         time.sleep(POLL)
 
 
-def _force(image: MirroredImage) -> bool:
-    with image.lease() as lease:
-        view = image.view()
+def _force(image: MirroredImage, start: MirrorView, patience: Patience) -> bool:
+    with image.lease(patience.call) as leased:
+        view = leased.view()
         if view.primary:
             return True
+        _require_not_moved(image.spec, start, view)
         incomplete = bool(view.history.progress)
-        return image.promote(lease, force=True, rolls_back=incomplete)
+        _note_readers(leased, view)
+        return leased.promote(force=True, rolls_back=incomplete)
 
 
 def _await_data(
@@ -144,8 +150,10 @@ def _await_data(
     while not view.primary:
         hindsight.note(view)
         obstacle = judge.obstacle(view)
+        if obstacle is None and hindsight.age < min(_JOINING, patience.until.remaining):
+            obstacle = _unread(view, observation)
         if obstacle is None:
-            if _take_over(image, judge):
+            if _take_over(image, start, judge, patience):
                 return
             obstacle = "librbd does not accept yet, rbd-mirror still holds the image"
         if patience.confirmed.remaining <= 0:
@@ -157,15 +165,44 @@ def _await_data(
         observation.note(view)
 
 
-def _take_over(image: MirroredImage, judge: "_Judge") -> bool:
+def _take_over(
+    image: MirroredImage, start: MirrorView, judge: "_Judge", patience: Patience
+) -> bool:
     """Promote as the only driver, if a last look shows no obstacle, either."""
-    with image.lease() as lease:
-        view = image.view()
+    with image.lease(patience.call) as leased:
+        view = leased.view()
         if view.primary:
             return True
+        _require_not_moved(image.spec, start, view)
         if judge.obstacle(view) is not None:
             return False
-        return image.promote(lease, force=False)
+        _note_readers(leased, view)
+        return leased.promote(force=False)
+
+
+def _require_not_moved(spec: ImageSpec, start: MirrorView, now: MirrorView) -> None:
+    """Refuse what was asked for before another driver promoted the image and demoted it again."""
+    demoted = now.history.epoch is Epoch.PRIMARY_DEMOTED
+    if demoted and now.history.mark != start.history.mark:
+        raise ImageChanged(
+            f"{spec} was promoted and demoted by another driver meanwhile; ask again"
+        )
+
+
+def _note_readers(image: MirroredImage, view: MirrorView) -> None:
+    """Before anything is written: who joins the journal later has missed it, see ``demote``."""
+    if view.mode is MirroringMode.JOURNAL:
+        note_readers(image, view.history.readers)
+
+
+def _unread(view: MirrorView, observation: Observation) -> str | None:
+    """Say that a live peer does not read this image's journal yet."""
+    if view.mode is MirroringMode.SNAPSHOT:
+        return None
+    missing = (peer for peer in view.peers if peer.site not in view.history.readers)
+    if any(observation.alive(peer, view) for peer in missing):
+        return "the peer's rbd-mirror does not read the journal here yet"
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,8 +20,10 @@ from csi_addons_rbd.replication.calls import (
     RunningOperations,
     Schedule,
 )
+from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.demote import demote
 from csi_addons_rbd.replication.errors import (
+    LEASE_LOSSES,
     DriverError,
     ImageRecreating,
     NotEnabled,
@@ -30,14 +32,21 @@ from csi_addons_rbd.replication.errors import (
 from csi_addons_rbd.replication.image import Absent, Found, MirroredImage, MirrorState, MirrorView
 from csi_addons_rbd.replication.info import note_last_sync, replication_info
 from csi_addons_rbd.replication.keeper import SnapshotKeeper
-from csi_addons_rbd.replication.notes import LAST_SYNC, SCHEDULE, wanted_schedule
+from csi_addons_rbd.replication.notes import (
+    ENDED,
+    LAST_SYNC,
+    READERS,
+    SCHEDULE,
+    end_schedule,
+    wanted_schedule,
+)
 from csi_addons_rbd.replication.observations import Observation, Observations
-from csi_addons_rbd.replication.operations import Deadline, Operations
+from csi_addons_rbd.replication.operations import Operations
 from csi_addons_rbd.replication.patience import Patience
 from csi_addons_rbd.replication.promote import await_release, promote
 from csi_addons_rbd.replication.resync import Resync
 from csi_addons_rbd.replication.scheduling import Scheduler
-from csi_addons_rbd.replication.switching import disable, enable
+from csi_addons_rbd.replication.switching import disable, enable, is_left_alone
 
 _MARGIN: Final = 5
 """Seconds that a waiting call ends before its caller's deadline."""
@@ -84,6 +93,7 @@ class Replicator:
         longest = deadline.earlier(_MARGIN)
         heard = max(self._wait, self._check_interval + _HEARTBEAT)
         return Patience(
+            call=deadline,
             until=longest.or_after(self._wait),
             confirmed=longest.or_after(heard),
             check_interval=self._check_interval,
@@ -91,13 +101,13 @@ class Replicator:
 
     def _operate(self, image: MirroredImage, call: Call, patience: Patience) -> Answer:
         observation = self._observations.of(image.spec)
-        view = image.view()
+        view = image.as_found()
         observation.note(view)
         match call:
             case EnableCall():
-                self._enable(image, view, call, observation)
+                self._enable(image, view, call, observation, patience.call)
             case DisableCall():
-                self._disable(image, view, call, observation)
+                self._disable(image, view, call, observation, patience.call)
             case PromoteCall():
                 self._promote(image, view, call, observation, patience)
             case DemoteCall():
@@ -107,11 +117,16 @@ class Replicator:
         return None
 
     def _enable(
-        self, image: MirroredImage, view: MirrorView, call: EnableCall, observation: Observation
+        self,
+        image: MirroredImage,
+        view: MirrorView,
+        call: EnableCall,
+        observation: Observation,
+        until: Deadline,
     ) -> None:
-        if enable(image, view, call):
+        if enable(image, view, call, until):
             observation.last_sync = None
-        refused = self._keep_schedule(image, call.mode, call.schedule)
+        refused = self._keep_schedule(image, call.mode, call.schedule, until)
         if refused is not None:
             raise refused
 
@@ -121,25 +136,30 @@ class Replicator:
         view: MirrorView,
         call: DisableCall,
         observation: Observation,
+        until: Deadline,
     ) -> None:
         if view.state is MirrorState.DISABLED:
             _require_no_recreation(image)
         standing = wanted_schedule(image.notes())
 
-        def clear() -> None:
+        def clear(leased: MirroredImage) -> None:
             # while the image is still mirrored: the manager refuses to touch others
             if view.mode is MirroringMode.SNAPSHOT:
+                end_schedule(leased)
                 self._scheduler.drop(image)
-            image.note(LAST_SYNC, None)
+            for note in (LAST_SYNC, READERS):
+                leased.note(note, None)
 
-        try:
-            disable(image, view, force=call.force, observation=observation, clear=clear)
-        except DriverError:
-            if standing is not None and view.primary and image.view().primary:
-                self._scheduler.keep(image, standing.schedule)
-            raise
-        if view.primary or call.force or view.state is not MirrorState.ENABLED:
-            image.restore_features()
+        if not is_left_alone(image, view, force=call.force, observation=observation):
+            try:
+                disable(image, view, force=call.force, clear=clear, until=until)
+            except LEASE_LOSSES:
+                raise
+            except DriverError:
+                if standing is not None and view.primary and image.view().primary:
+                    self._scheduler.keep(image, standing.schedule, until)
+                raise
+            image.restore_features(until)
         image.record_resync(None)
         observation.last_sync = None
 
@@ -158,7 +178,7 @@ class Replicator:
         if call.force:
             await_release(image, patience)
         # missing caps for the manager must not fail a promotion: info tells of them
-        self._keep_schedule(image, view.mode, call.schedule)
+        self._keep_schedule(image, view.mode, call.schedule, patience.call)
 
     def _demote(
         self,
@@ -169,24 +189,33 @@ class Replicator:
     ) -> None:
         _require_mirrored(image, view)
         if not view.primary:
-            if SCHEDULE in image.notes():  # left behind by a crash, or by a silent manager
+            left = view.notes.get(SCHEDULE)  # by a crash, or by a silent manager
+            if left is not None:
+                # only that one: it may be promoted by now, and have another
+                image.note(SCHEDULE, ENDED, only=left)
                 self._scheduler.drop(image, wait=_BRIEF)
             return
         demote(image, view, observation=observation, patience=patience)
         if view.mode is MirroringMode.SNAPSHOT:
-            self._scheduler.drop(image)
+            if SCHEDULE in view.notes:
+                self._scheduler.drop(image)
+            else:
+                self._scheduler.drop(image, wait=0)  # at most one that others gave it
 
     def _info(self, image: MirroredImage) -> Answer:
         observation = self._observations.of(image.spec)
-        view = image.view()
+        view = image.as_found()
         _require_mirrored(image, view)
         observation.note(view)
-        notes = image.notes()
-        self._scheduler.resume(image, notes)
-        return replication_info(image.spec, view, notes, observation)
+        self._scheduler.resume(image, view.notes)
+        return replication_info(image.spec, view, observation)
 
     def _keep_schedule(
-        self, image: MirroredImage, mode: MirroringMode, schedule: Schedule | None
+        self,
+        image: MirroredImage,
+        mode: MirroringMode,
+        schedule: Schedule | None,
+        until: Deadline,
     ) -> PermissionDenied | None:
         view = image.view()
         if not view.primary:
@@ -195,8 +224,8 @@ class Replicator:
         if mode is MirroringMode.JOURNAL:
             return None
         if schedule is not None:
-            return self._scheduler.keep(image, schedule)
-        self._scheduler.resume(image, image.notes())
+            return self._scheduler.keep(image, schedule, until)
+        self._scheduler.resume(image, view.notes)
         return None
 
 
@@ -210,7 +239,7 @@ def _answer_for_absent(call: Call, absent: Absent) -> Answer:
 
 
 def _locate(image: MirroredImage) -> Located:
-    _require_mirrored(image, image.view())
+    _require_mirrored(image, image.as_found())
     spec = image.spec
     return Located(cluster=spec.cluster, pool=spec.pool, pool_id=spec.pool_id)
 

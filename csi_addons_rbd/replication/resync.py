@@ -127,9 +127,9 @@ class Resync:
         """Record, look again, then request: the image itself may be gone a moment later."""
         image = self.image
         record = ResyncRecord(image_id=seen.image_id, requested=int(time.time()), sent=False)
-        with image.lease() as lease:
-            image.record_resync(record)
-            view = self._last_look(seen)
+        with image.lease(self.patience.call) as leased:
+            leased.record_resync(record)
+            view = self._last_look(leased, seen)
             _log.warning(
                 "resync requested: this image will be deleted and copied anew",
                 image=image.spec.path,
@@ -137,13 +137,13 @@ class Resync:
                 image_id=view.image_id,
                 peers=[f"{peer.state.name}: {peer.description}" for peer in view.peers],
             )
-            image.resync(lease, view.image_id)
-            image.record_resync(replace(record, sent=True))
+            leased.resync(view.image_id)
+            leased.record_resync(replace(record, sent=True))
 
-    def _last_look(self, seen: MirrorView) -> MirrorView:
+    def _last_look(self, image: MirroredImage, seen: MirrorView) -> MirrorView:
         """Read the evidence again; when it does not hold, take the record back."""
         try:
-            view = self.image.view()
+            view = image.view()
             self.observation.note(view)
             wanted = self._split(view) or (self.call.always and not view.primary)
             if view.image_id != seen.image_id or not wanted or not self._peer_is_primary(view):
@@ -152,7 +152,7 @@ class Resync:
                     "was done; ask again"
                 )
         except DriverError:
-            self.image.record_resync(None)
+            image.record_resync(None)
             raise
         return view
 

@@ -15,17 +15,16 @@ from typing import Final
 import structlog
 
 from csi_addons_rbd.replication.calls import Schedule
+from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import DriverError, PermissionDenied
 from csi_addons_rbd.replication.image import ImageSpec, MirroredImage
 from csi_addons_rbd.replication.keeper import SnapshotKeeper
 from csi_addons_rbd.replication.notes import (
     SCHEDULE,
     Wanted,
-    end_schedule,
     note_schedule,
     wanted_schedule,
 )
-from csi_addons_rbd.replication.operations import Deadline
 
 _MANAGER_BOUND: Final = 5
 """Seconds by which a manager that is away may delay a call."""
@@ -43,6 +42,8 @@ class _Target:
     reached: threading.Event = field(default_factory=threading.Event)
     refused: PermissionDenied | None = None
     """Set when the caps do not allow it: no other attempt will, either."""
+    touched: bool = False
+    """Whether the manager may have it: an attempt that failed may have been carried out."""
 
 
 class Scheduler:
@@ -53,14 +54,18 @@ class Scheduler:
         self._lock = threading.Lock()
         self._targets: dict[ImageSpec, _Target] = {}
 
-    def keep(self, image: MirroredImage, schedule: Schedule) -> PermissionDenied | None:
+    def keep(
+        self, image: MirroredImage, schedule: Schedule, until: Deadline
+    ) -> PermissionDenied | None:
         """Put exactly this schedule on a primary; a silent manager gets it later.
 
         Returns the error to tell of, when the caps for the manager are missing.
         """
-        standing = wanted_schedule(image.notes())
-        if standing is None or standing.schedule != schedule:
-            note_schedule(image, Wanted(schedule=schedule, placed=False))
+        if _noted(image.notes()) != schedule:
+            with image.lease(until) as leased:
+                if not leased.view().primary:
+                    return None
+                note_schedule(leased, Wanted(schedule=schedule, placed=False))
         if schedule.by_driver:
             self._keeper.keep(image, schedule.seconds)
         target = self._aim(image, schedule)
@@ -78,7 +83,7 @@ class Scheduler:
             self._aim(image, None)
 
     def drop(self, image: MirroredImage, *, wait: float = _MANAGER_BOUND) -> None:
-        """Remove the image's schedules, as far as the manager answers.
+        """Remove the image's schedules, whose end is noted, as far as the manager answers.
 
         What a silent manager keeps does no harm: it skips images that are not primary, and
         forgets those that are not mirrored.
@@ -90,6 +95,7 @@ class Scheduler:
         with self._lock:
             running = self._targets.get(image.spec)
             if running is not None and running.schedule == schedule:
+                running.image = image  # whose key and monitors are the newest
                 return running
             target = self._targets[image.spec] = _Target(image, schedule)
             if running is None:
@@ -116,16 +122,7 @@ def _attempt(target: _Target) -> bool:
     """Make one attempt; true also when another one would be in vain."""
     image, schedule = target.image, target.schedule
     try:
-        if schedule is None:
-            end_schedule(image)
-        elif not image.view().primary:
-            return True
-        by_manager = None if schedule is None or schedule.by_driver else schedule
-        image.keep_schedule(by_manager)
-        if schedule is None:
-            image.note(SCHEDULE, None)
-        if schedule is not None and _noted(image, schedule):
-            note_schedule(image, Wanted(schedule=schedule, placed=True))
+        _bring_in_line(target)
     except DriverError as exc:
         _log.warning("schedule not in line", image=image.spec.path, error=exc.message)
         target.refused = exc if isinstance(exc, PermissionDenied) else None
@@ -136,7 +133,35 @@ def _attempt(target: _Target) -> bool:
     return True
 
 
-def _noted(image: MirroredImage, schedule: Schedule) -> bool:
-    """Tell whether this is still what is wanted: a demotion takes the note away."""
-    standing = wanted_schedule(image.notes())
-    return standing is not None and standing.schedule == schedule
+def _bring_in_line(target: _Target) -> None:
+    """Have the manager keep what was asked for, if that is still what the note says.
+
+    This may take long, and meanwhile another driver may be asked for something else. Whatever the
+    note says afterwards counts: what was just done may have undone what that one did.
+    """
+    image, schedule = target.image, target.schedule
+    noted = _noted(image.notes())
+    if noted != schedule:
+        if target.touched:
+            image.keep_schedule(_for_manager(noted))
+        return
+    if schedule is not None and not image.view().primary:
+        return
+    target.touched = True
+    image.keep_schedule(_for_manager(schedule))
+    notes = image.notes()
+    if _noted(notes) != schedule:
+        image.keep_schedule(_for_manager(_noted(notes)))
+    elif schedule is not None:
+        note_schedule(image, Wanted(schedule=schedule, placed=True), only=notes[SCHEDULE])
+    elif SCHEDULE in notes:
+        image.note(SCHEDULE, None, only=notes[SCHEDULE])
+
+
+def _noted(notes: Mapping[str, str]) -> Schedule | None:
+    wanted = wanted_schedule(notes)
+    return None if wanted is None else wanted.schedule
+
+
+def _for_manager(schedule: Schedule | None) -> Schedule | None:
+    return None if schedule is None or schedule.by_driver else schedule

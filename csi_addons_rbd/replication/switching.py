@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from csi_addons_rbd.replication.calls import EnableCall, FlattenMode
+from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import (
     Flattening,
     ImageChanged,
@@ -28,9 +29,15 @@ from csi_addons_rbd.replication.sync_info import Role, role, text
 
 _HALF_DISABLED: Final = (MirrorState.DISABLING, MirrorState.TORN)
 _ENABLED: Final = (MirrorState.ENABLED, MirrorState.CREATING)
+_INSTEAD: Final = {
+    PoolMirroring.DISABLED: "off",
+    PoolMirroring.POOL: "set to whole pools",
+    PoolMirroring.INIT_ONLY: "on for its namespaces only",
+}
+"""What a pool's mirroring is where its images are not mirrored one by one."""
 
 
-def enable(image: MirroredImage, view: MirrorView, call: EnableCall) -> bool:
+def enable(image: MirroredImage, view: MirrorView, call: EnableCall, until: Deadline) -> bool:
     """Switch mirroring on, unless it is on in the mode asked for; tell whether it was off.
 
     Raises:
@@ -48,14 +55,16 @@ def enable(image: MirroredImage, view: MirrorView, call: EnableCall) -> bool:
                 f"{image.spec} is mirrored in {view.mode} mode, mirroringMode asks for "
                 f"{call.mode}; disable replication first to change the mode"
             )
-        image.note(SWITCHING, None)
+        _end_switching(image, view, until)
         return False
     _require_image_mirroring(image)
     _settle_parents(image, call)
-    if view.state is MirrorState.TORN:
-        _finish_disabling(image)
-    with _switching(image):
-        image.enable(call.mode)
+    with image.lease(until) as leased:
+        _require_unchanged(leased, view)
+        if view.state is MirrorState.TORN:
+            leased.disable(force=True)
+        with _switching(leased):
+            leased.enable(call.mode)
     if image.view().state not in _ENABLED:
         raise ImageChanged(f"mirroring of {image.spec} was enabled, but reads off; ask again")
     return True
@@ -75,9 +84,21 @@ def _switching(image: MirroredImage) -> Iterator[None]:
             image.note(SWITCHING, None)
 
 
-def _finish_disabling(image: MirroredImage) -> None:
-    with image.lease() as lease:
-        image.disable(lease, force=True)
+def _end_switching(image: MirroredImage, view: MirrorView, until: Deadline) -> None:
+    """Take the note off that a crash left on an image whose mirroring is on, and stays on."""
+    if SWITCHING in view.notes:
+        with image.lease(until) as leased:
+            _require_unchanged(leased, view)
+            leased.note(SWITCHING, None)
+
+
+def _require_unchanged(image: MirroredImage, view: MirrorView) -> None:
+    now = image.view()
+    if (now.state, now.mirroring, now.primary) != (view.state, view.mirroring, view.primary):
+        raise ImageChanged(
+            f"mirroring of {image.spec} was switched, or the image promoted or demoted, by another "
+            "driver meanwhile; ask again"
+        )
 
 
 def _settle_parents(image: MirroredImage, call: EnableCall) -> None:
@@ -105,8 +126,7 @@ def _require_image_mirroring(image: MirroredImage) -> None:
         return
     place = "/".join(part for part in (spec.pool, spec.namespace) if part)
     raise PoolNotMirrored(
-        f"mirroring of pool {place} on cluster {spec.cluster} is "
-        f"{'off' if mirroring is PoolMirroring.DISABLED else 'set to whole pools'}; "
+        f"mirroring of pool {place} on cluster {spec.cluster} is {_INSTEAD[mirroring]}; "
         f"set it with 'rbd mirror pool enable {place} image'"
     )
 
@@ -116,39 +136,44 @@ def disable(
     view: MirrorView,
     *,
     force: bool,
-    observation: Observation,
-    clear: Callable[[], None],
+    clear: Callable[[MirroredImage], None],
+    until: Deadline,
 ) -> None:
     """Switch mirroring off, after ``clear``; a half-disabled image is brought to the end.
 
-    A secondary that follows a live primary is left alone: it goes when the primary is disabled.
-
     Raises:
-        SecondaryUnhealthy: any other secondary, without force.
         ImageHasDependents: a mirrored clone depends on the image.
     """
     if view.state is MirrorState.DISABLED:
         image.note(SWITCHING, None)
         return
-    if not view.primary and view.state not in _HALF_DISABLED:
-        fault = _secondary_fault(view, observation)
-        if fault is None:
-            return
-        if not force:
-            raise SecondaryUnhealthy(
-                f"{image.spec} is secondary and {fault}: disabling it here would end its "
-                "replication on one side only; disable the primary, or pass the parameter "
-                "force=true if that site is lost"
-            )
-    with image.lease() as lease:
-        now = image.view()
-        if now.primary != view.primary:
-            raise ImageChanged(f"{image.spec} was promoted or demoted meanwhile; ask again")
-        clear()
-        with _switching(image):
-            image.disable(lease, force=force or not view.primary)
+    with image.lease(until) as leased:
+        _require_unchanged(leased, view)
+        clear(leased)
+        with _switching(leased):
+            leased.disable(force=force or not view.primary)
     if image.view().state is not MirrorState.DISABLED:
         raise MirroringDisabling(f"mirroring of {image.spec} is being switched off; ask again")
+
+
+def is_left_alone(
+    image: MirroredImage, view: MirrorView, *, force: bool, observation: Observation
+) -> bool:
+    """Tell whether this is a secondary of a live primary: it goes when that is disabled.
+
+    Raises:
+        SecondaryUnhealthy: any other secondary, without force.
+    """
+    if view.primary or view.state is MirrorState.DISABLED or view.state in _HALF_DISABLED:
+        return False
+    fault = _secondary_fault(view, observation)
+    if fault is not None and not force:
+        raise SecondaryUnhealthy(
+            f"{image.spec} is secondary and {fault}: disabling it here would end its "
+            "replication on one side only; disable the primary, or pass the parameter "
+            "force=true if that site is lost"
+        )
+    return fault is None
 
 
 def _secondary_fault(view: MirrorView, observation: Observation) -> str | None:

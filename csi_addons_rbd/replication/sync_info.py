@@ -65,6 +65,8 @@ class SyncReport:
     """Journal mode: (tag, entry) the site has replayed, in the primary's journal."""
     primary_position: tuple[int, int] | None
     """Journal mode: (tag, entry) the primary has written."""
+    entries_behind: int | None
+    """Journal mode: how many entries lie between the two."""
 
     @property
     def positions_equal(self) -> bool:
@@ -83,6 +85,7 @@ def sync_report(status: SiteStatus) -> SyncReport:
         syncing=values.get("replay_state") == "syncing" or status.state is SiteState.SYNCING,
         position=_position(values, "non_primary_position"),
         primary_position=_position(values, "primary_position"),
+        entries_behind=_number(values, "entries_behind_primary"),
     )
 
 
@@ -92,7 +95,7 @@ def _json(description: str) -> dict[str, Any]:
         return {}
     try:
         values, _ = json.JSONDecoder().raw_decode(description, begin)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
 

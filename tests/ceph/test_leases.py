@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two drivers on one cluster: one at a time changes an image, and a dead one delays nobody long."""
 
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import pairwise
 
 import pytest
 import rados
 from csi_addons_conformance.case import expect, poll, settle
-from csi_addons_conformance.client import Client
+from csi_addons_conformance.client import Answer, Client
 from csi_addons_conformance.driver_process import DriverProcess
 from csi_addons_conformance.stage import Stage
 
 from lab import Volume
+from tests.driver_insides import operations
+from tests.kills.lanes import Lane, lanes
 
 LEASE = 30
 """Seconds after which a lease runs out."""
@@ -62,11 +68,101 @@ def test_two_drivers_move_one_image_once(stage: Stage, second: DriverProcess) ->
     assert left == []
 
 
+@pytest.fixture
+def lane(stage: Stage) -> Iterator[Lane]:
+    """Another driver on dr1, in which operations can be held."""
+    with ExitStack() as running:
+        yield lanes(stage, 1, running).get()
+
+
+def hold(lane: Lane, point: str) -> None:
+    """Wait until an operation is held at the point armed, which is to be this one."""
+    poll(lambda: lane.reached, seconds=60, what=point, every=0.05)
+    assert lane.reached == point
+
+
+def test_a_thawed_driver_notices_that_its_lease_ran_out(stage: Stage, lane: Lane) -> None:
+    """Frozen before it signed, it is not fenced: the look that comes with signing tells it."""
+    volume, other = stage.mirrored(), stage.here.client
+    settle(lambda: other.demote(volume.handle))
+    lane.arm(3)
+    with ThreadPoolExecutor() as executor:
+        executor.submit(lane.stage.here.client.promote, volume.handle, force=True)
+        hold(lane, "before signing for promoting")
+        lane.freeze()
+        settle(lambda: other.promote(volume.handle, force=True))
+        settle(lambda: other.demote(volume.handle))
+        lane.thaw()
+    poll(lambda: not operations(lane.driver), seconds=20, what="the operation ends")
+    assert not stage.here.primary(volume)
+
+
+def test_who_is_slow_but_lives_keeps_the_lease(stage: Stage, lane: Lane) -> None:
+    """It renews its lease in the middle of a change: nobody takes it over, nobody is fenced."""
+    volume, slow = stage.mirrored(), lane.stage.here.client
+    expect(stage.here.client.demote(volume.handle), "OK")
+    lane.arm(4)
+    with ThreadPoolExecutor() as executor:
+        promoting = executor.submit(slow.promote, volume.handle, force=True)
+        hold(lane, "before promoting")
+        until = time.monotonic() + LEASE + 10
+        while time.monotonic() < until:
+            refused = stage.here.client.promote(volume.handle, force=True)
+            assert refused.reason == "LEASE_HELD", refused
+        lane.thaw()
+        assert promoting.result().reason in ("", "CLUSTER_UNREACHABLE")  # its own bound is 30 s
+        poll(lambda: stage.here.primary(volume), seconds=20, what="it is promoted")
+    expect(slow.info(volume.handle), "OK", "NOT_FOUND")
+
+
+@contextmanager
+def held_back(lane: Lane, call: Callable[[], Answer]) -> "Iterator[Future[Answer]]":
+    """Hold a call before it takes its lease, for the length of a block."""
+    lane.arm(1)
+    with ThreadPoolExecutor() as executor:
+        answer = executor.submit(call)
+        hold(lane, "before leasing")
+        yield answer
+        lane.thaw()
+
+
+def test_a_disable_from_before_others_enabled_is_refused(stage: Stage, lane: Lane) -> None:
+    """Mirroring that was switched off and on meanwhile is another one."""
+    volume, other = stage.mirrored(), stage.here.client
+    with held_back(lane, lambda: lane.stage.here.client.disable(volume.handle)) as late:
+        settle(lambda: other.disable(volume.handle))
+        settle(lambda: other.enable(volume.handle))
+    assert late.result().reason == "IMAGE_CHANGED", late.result()
+    assert stage.here.primary(volume)
+
+
+def test_a_promote_from_before_others_demoted_is_refused(stage: Stage, lane: Lane) -> None:
+    """By force it would make this site primary beside the one that is meant to be."""
+    volume, other = stage.mirrored(), stage.here.client
+    settle(lambda: other.demote(volume.handle))
+    with held_back(lane, lambda: lane.stage.here.client.promote(volume.handle, force=True)) as late:
+        settle(lambda: other.promote(volume.handle, force=True))
+        settle(lambda: other.demote(volume.handle))
+    assert late.result().reason == "IMAGE_CHANGED", late.result()
+    assert not stage.here.primary(volume)
+
+
+def test_nothing_is_begun_when_the_caller_has_gone(stage: Stage, lane: Lane) -> None:
+    """A driver that was frozen before it began does not begin when it thaws."""
+    volume, client = stage.mirrored(), lane.stage.here.client
+    call = partial(client.call, "DisableVolumeReplication", volume.handle, timeout=3)
+    with held_back(lane, call) as gone:
+        expect(gone.result(), "DEADLINE_EXCEEDED")
+    poll(lambda: not operations(lane.driver), seconds=20, what="the operation ends")
+    assert stage.here.primary(volume)
+
+
+@pytest.mark.timeout(240)  # rbd-mirror may take half a minute for each copy
 def test_two_drivers_keep_one_schedule(stage: Stage, second: DriverProcess) -> None:
     """An interval in seconds is kept once, whoever of those asked takes the snapshots."""
     volume = stage.mirrored(schedulingInterval="10s")
     expect(second.client.info(volume.handle), "OK")
-    first, *rest = _sync_times(second.client, volume, 5)
+    first, *rest = _sync_times(second.client, volume, 4)
     gaps = [later - earlier for earlier, later in pairwise(rest)]
     # later only while the peer still lacks the one before
     assert all(9 <= gap <= 45 for gap in gaps), (first, rest)
@@ -82,5 +178,5 @@ def _sync_times(client: Client, volume: Volume, count: int) -> list[int]:
             seen.append(newest)
         return len(seen) >= count
 
-    poll(look, seconds=110, what=f"{count} copies")
+    poll(look, seconds=180, what=f"{count} copies")
     return seen

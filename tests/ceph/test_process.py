@@ -6,7 +6,6 @@ import shlex
 import signal
 import subprocess
 import time
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,26 +17,33 @@ from csi_addons_conformance.stage import Stage
 
 from csi_addons_rbd.ceph.fault_points import VARIABLE
 from lab import Volume
+from tests.driver_insides import metrics, workers
+
+BEFORE_DEMOTING = "6"
+"""The number of that step of a Demote of a volume without a schedule."""
 
 
-def workers(driver: DriverProcess) -> list[int]:
-    """Return the pids of the processes that talk to Ceph."""
-    threads = Path(f"/proc/{driver.pid}/task").glob("*/children")
-    children = [pid for each in threads for pid in each.read_text().split()]
-    return [int(pid) for pid in children if b"spawn_main" in _command_line(pid)]
+def sample(driver: DriverProcess, series: str) -> float | None:
+    """Return the value of one series of a scrape; ``None`` where there is none."""
+    lines = metrics(driver).splitlines()
+    found = [line for line in lines if line.startswith(f"csi_addons_rbd_{series} ")]
+    return float(found[0].rpartition(" ")[2]) if found else None
 
 
-def _command_line(pid: str) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except FileNotFoundError:
-        return b""
-
-
-def metrics(driver: DriverProcess) -> str:
-    """Return what a scrape gets."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{driver.port}/metrics", timeout=5) as page:
-        return str(page.read().decode())
+def test_metrics_show_a_volume_for_as_long_as_it_is_mirrored(stage: Stage) -> None:
+    """How it fares, by the last answer about it; and how its cluster is reached."""
+    volume, driver = stage.mirrored(schedulingInterval="1h"), stage.here.driver
+    about = f'volume="{volume.handle}"'
+    assert sample(driver, f'volume_mirror_daemon_up{{site="here",{about}}}') == 1
+    assert sample(driver, f'volume_mirror_daemon_up{{site="peer",{about}}}') == 1
+    assert sample(driver, f"volume_interval_seconds{{{about}}}") == 3600
+    synced = sample(driver, f"volume_last_sync_timestamp_seconds{{{about}}}") or 0
+    assert 0 <= time.time() - synced < 120
+    assert (sample(driver, 'cluster_connections{cluster="site-dr1"}') or 0) >= 1
+    answered = sample(driver, 'cluster_last_answer_timestamp_seconds{cluster="site-dr1"}') or 0
+    assert 0 <= time.time() - answered < 60
+    settle(lambda: stage.here.client.disable(volume.handle))
+    assert volume.handle not in metrics(driver)
 
 
 def test_a_killed_worker_costs_running_calls_and_nothing_else(stage: Stage) -> None:
@@ -109,19 +115,30 @@ def test_sigterm_ends_it_while_librbd_hangs(stage: Stage) -> None:
     settle(lambda: stage.here.client.demote(volume.handle), seconds=60)
 
 
-def test_a_worker_in_which_librbd_hangs_is_replaced(
-    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def fault(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Have dr1's driver started anew with fault points; the file that arms one."""
+    file = tmp_path / "fault"
+    monkeypatch.setenv(VARIABLE, str(file))
+    stage.here.restart_driver()
+    return file
+
+
+def await_step(fault: Path) -> None:
+    """Wait until a Demote is held at the step that was armed."""
+    reached = fault.with_name(f"{fault.name}.reached")
+    poll(reached.exists, seconds=30, what="a step is reached")
+    assert reached.read_text() == "before demoting"
+
+
+def test_a_worker_in_which_librbd_hangs_is_replaced(stage: Stage, fault: Path) -> None:
     """What does not come back after an outage is given up, and the same call converges."""
     volume, driver = stage.mirrored(), stage.here.driver
-    fault = tmp_path / "fault"
-    monkeypatch.setenv(VARIABLE, str(fault))
-    stage.here.restart_driver()
     serving = driver.pid
-    fault.write_text("hang 1")
+    fault.write_text(BEFORE_DEMOTING)  # inside of Ceph's libraries, under a lease
     with ThreadPoolExecutor() as executor:
         hanging = executor.submit(stage.here.client.demote, volume.handle)
-        poll(lambda: not fault.exists(), seconds=30, what="a step is reached")
+        await_step(fault)
         expect(stage.here.client.promote(volume.handle), "ABORTED", saying=("demote",), within=5)
         with stage.here.frozen("osd"):
             time.sleep(12)
@@ -131,3 +148,19 @@ def test_a_worker_in_which_librbd_hangs_is_replaced(
     settle(lambda: stage.here.client.demote(volume.handle), seconds=60)
     assert driver.pid == serving
     assert 'worker_losses_total{cluster="site-dr1"} 1.0' in metrics(driver)
+
+
+def test_nobody_waits_for_the_lease_of_a_worker_that_died(stage: Stage, fault: Path) -> None:
+    """Its successor knows what it left behind: clients are fenced, and the lease is broken."""
+    volume, driver = stage.mirrored(), stage.here.driver
+    fault.write_text(BEFORE_DEMOTING)  # under a lease
+    with ThreadPoolExecutor() as executor:
+        held = executor.submit(stage.here.client.demote, volume.handle)
+        await_step(fault)
+        (worker,) = workers(driver)
+        os.kill(worker, signal.SIGKILL)
+        expect(held.result(timeout=30), "UNAVAILABLE", saying=("Killed",))
+    answers = []
+    settle(lambda: answers.append(stage.here.client.demote(volume.handle)) or answers[-1])
+    assert "LEASE_HELD" not in {answer.reason for answer in answers}
+    assert "broke the lease of a process that died" in driver.log.read_text()

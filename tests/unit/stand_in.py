@@ -56,12 +56,17 @@ class Pool(IntEnum):
     GARBAGE = 9
     BEAT = 10
     FREEZE = 11
+    HERITAGE = 12
 
 
-SIGNALS = {Pool.CRASH: signal.SIGSEGV, Pool.FREEZE: signal.SIGSTOP}
+DEEDS = {
+    Pool.CRASH: lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    Pool.FREEZE: lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    Pool.EXIT: lambda: sys.exit(3),
+}
 
 
-def work(connection: Connection, config: Config, name: str) -> None:
+def work(connection: Connection, config: Config, name: str, left_behind: tuple[str, ...]) -> None:
     """Serve one connection."""
     del config, name
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -70,10 +75,10 @@ def work(connection: Connection, config: Config, name: str) -> None:
             ask: Ask = connection.recv()
         except EOFError:
             return
-        act(connection, ask)
+        act(connection, ask, left_behind)
 
 
-def act(connection: Connection, ask: Ask) -> None:
+def act(connection: Connection, ask: Ask, left_behind: tuple[str, ...]) -> None:
     """Do what the pool of the first place says."""
     place = ask.places[0]
     match Pool(place.pool):
@@ -84,10 +89,8 @@ def act(connection: Connection, ask: Ask) -> None:
             connection.send(Reply(number=ask.number, answer=gone))
         case Pool.SPLIT:
             connection.send(Reply(number=ask.number, answer=SplitBrain("split-brain")))
-        case Pool.CRASH | Pool.FREEZE as deed:
-            os.kill(os.getpid(), SIGNALS[deed])
-        case Pool.EXIT:
-            sys.exit(3)
+        case Pool.CRASH | Pool.FREEZE | Pool.EXIT as deed:
+            DEEDS[deed]()
         case Pool.LATE:
             time.sleep(0.5)
             connection.send(Reply(number=ask.number, answer=Resynced(ready=False)))
@@ -97,8 +100,19 @@ def act(connection: Connection, ask: Ask) -> None:
             connection.send_bytes(b"not a pickle")
         case Pool.BEAT:
             promotions = RunningOperations(name="promote", count=2, oldest=61.5)
-            connection.send(Beat(operations=(promotions,), silent=True))
+            connection.send(
+                Beat(
+                    operations=(promotions,),
+                    silent=True,
+                    clients=("a", "b"),
+                    connections=2,
+                    answered=1_700_000_000.5,
+                )
+            )
             connection.send(Reply(number=ask.number, answer=None))
+        case Pool.HERITAGE:
+            left = Located(cluster=place.cluster, pool=" ".join(left_behind), pool_id=place.pool)
+            connection.send(Reply(number=ask.number, answer=left))
 
 
 def answer(call: Call, place: Place) -> Answer:
@@ -112,7 +126,11 @@ def answer(call: Call, place: Place) -> Answer:
             last_sync=1_700_000_000,
             last_sync_seconds=3,
             last_sync_bytes=4096,
+            entries_behind=None,
+            interval=60,
             schedule_in_place=True,
+            daemon_here=True,
+            daemon_there=False,
             health=Health.DEGRADED,
             message="the copy is 3 minutes old",
         )
@@ -124,9 +142,11 @@ def describe(connection: Connection) -> None:
     connection.send("librados 0.0, librbd 0.0")
 
 
-def stubborn(connection: Connection, config: Config, name: str) -> None:
+def stubborn(
+    connection: Connection, config: Config, name: str, left_behind: tuple[str, ...]
+) -> None:
     """Hang, deaf to SIGTERM and to the end of the connection."""
-    del connection, config, name
+    del connection, config, name, left_behind
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(60)
 

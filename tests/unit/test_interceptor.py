@@ -34,13 +34,20 @@ _ERRORS = tuple(dict.fromkeys(subclasses(errors.DriverError)))
 
 
 class Scripted(replication_pb2_grpc.ControllerServicer):
-    """Does in DemoteVolume what a test wants."""
+    """Does what a test wants: what is asked over and over, and one of all the others."""
 
     def __init__(self) -> None:
         self.act: Callable[[], Any] = pb.DemoteVolumeResponse
 
     def DemoteVolume(  # noqa: N802 - gRPC's name
         self, request: pb.DemoteVolumeRequest, context: grpc.ServicerContext
+    ) -> Any:
+        """Act."""
+        del request, context
+        return self.act()
+
+    def GetVolumeReplicationInfo(  # noqa: N802 - gRPC's name
+        self, request: pb.GetVolumeReplicationInfoRequest, context: grpc.ServicerContext
     ) -> Any:
         """Act."""
         del request, context
@@ -215,7 +222,7 @@ def test_admission(running: Running) -> None:
 
 
 def test_one_line_a_call(running: Running) -> None:
-    """Each call is one line at info, with code, reason and seconds; no secret at any level."""
+    """Each change is one line at info, with code, reason and seconds; no secret at any level."""
     with capture_logs() as logs:
         running.demote()
         running.fail(errors.SplitBrain("seen"))
@@ -229,6 +236,26 @@ def test_one_line_a_call(running: Running) -> None:
     assert "verysecret" not in str(logs)
 
 
+def test_what_is_asked_over_and_over_is_a_line_when_it_fails(running: Running) -> None:
+    """At info the log would hold little else: one line for each volume and half interval."""
+    ask = running.stub.GetVolumeReplicationInfo
+    with capture_logs() as logs:
+        running.service.act = pb.GetVolumeReplicationInfoResponse
+        ask(pb.GetVolumeReplicationInfoRequest(), timeout=10)
+        running.service.act = fail_as_secondary
+        with pytest.raises(grpc.RpcError):
+            ask(pb.GetVolumeReplicationInfoRequest(), timeout=10)
+    assert [(each["log_level"], each["code"]) for each in logs if each["event"] == "call"] == [
+        ("debug", "OK"),
+        ("info", "FAILED_PRECONDITION"),
+    ]
+
+
+def fail_as_secondary() -> None:
+    """Refuse."""
+    raise errors.NotPrimary("it is secondary")
+
+
 def test_calls_are_counted_and_timed(running: Running) -> None:
     """Counter and histogram carry the final code and method."""
     running.demote()
@@ -236,4 +263,6 @@ def test_calls_are_counted_and_timed(running: Running) -> None:
     counted = "csi_addons_rbd_calls_total"
     assert running.sample(f'{counted}{{code="OK",method="{_METHOD}"}}') == 1
     assert running.sample(f'{counted}{{code="FAILED_PRECONDITION",method="{_METHOD}"}}') == 1
-    assert running.sample(f'csi_addons_rbd_call_seconds_count{{method="{_METHOD}"}}') == 2
+    timed = "csi_addons_rbd_call_seconds_count"
+    assert running.sample(f'{timed}{{code="OK",method="{_METHOD}"}}') == 1
+    assert running.sample(f'{timed}{{code="FAILED_PRECONDITION",method="{_METHOD}"}}') == 1

@@ -24,10 +24,14 @@ def test_series_begin_at_zero(metrics: Metrics) -> None:
     for series in (
         'csi_addons_rbd_calls_total{code="OK",method="/x/Y"} 0.0',
         'csi_addons_rbd_calls_total{code="ABORTED",method="/x/Y"} 0.0',
-        'csi_addons_rbd_call_seconds_count{method="/x/Y"} 0.0',
+        'csi_addons_rbd_call_seconds_count{code="OK",method="/x/Y"} 0.0',
         'csi_addons_rbd_calls_in_flight{method="/x/Y"} 0.0',
         'csi_addons_rbd_worker_starts_total{cluster="here"} 0.0',
         'csi_addons_rbd_worker_losses_total{cluster="here"} 0.0',
+        'csi_addons_rbd_cluster_silent{cluster="here"} 0.0',
+        'csi_addons_rbd_cluster_connections{cluster="here"} 0.0',
+        'csi_addons_rbd_cluster_last_answer_timestamp_seconds{cluster="here"} 0.0',
+        'csi_addons_rbd_operations_running{cluster="here",operation="promote"} 0.0',
         'csi_addons_rbd_build_info{driver_name="rbd.test",version="1.2.3"} 1.0',
     ):
         assert series in text

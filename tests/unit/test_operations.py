@@ -13,9 +13,10 @@ from csi_addons_rbd.replication.calls import (
     PromoteCall,
     Resynced,
 )
+from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import DeadlineExceeded, OperationRunning, PeerBehind
 from csi_addons_rbd.replication.image import ImageSpec
-from csi_addons_rbd.replication.operations import Deadline, Operations
+from csi_addons_rbd.replication.operations import Operations
 from csi_addons_rbd.replication.volume_id import VolumeId
 
 SPEC = ImageSpec(cluster="site-dr1", pool="pool", pool_id=1, namespace="", image="csi-vol-1")

@@ -51,6 +51,7 @@ def view(
     return MirrorView(
         state=MirrorState.ENABLED,
         mode=MirroringMode.SNAPSHOT,
+        mirroring="6f0c",
         primary=False,
         image_id="abc",
         local=local,

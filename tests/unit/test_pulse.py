@@ -82,6 +82,18 @@ def test_a_silent_place_refuses_at_once_and_is_probed_alone(cluster: Cluster, pu
     assert cluster.revived == [HERE]
 
 
+def test_the_last_answer_is_remembered(pulse: Pulse) -> None:
+    """A miss leaves it as it was."""
+    miss(pulse)
+    assert pulse.answered is None
+    use(pulse, THERE)
+    answered = pulse.answered
+    assert answered is not None
+    assert 0 <= time.time() - answered < 5
+    miss(pulse)
+    assert pulse.answered == answered
+
+
 def test_one_miss_beside_an_answer_refuses_nobody(cluster: Cluster, pulse: Pulse) -> None:
     """One object that cannot be read is no silent place."""
     miss(pulse)
@@ -120,6 +132,37 @@ def test_what_lived_through_a_silence_and_goes_on_hangs(cluster: Cluster, pulse:
             assert not pulse.look()
             eventually(lambda: len(pulse.look()) == 1)
     assert cluster.revived == [HERE]
+
+
+def test_what_began_in_the_last_moment_of_a_silence_is_watched_too(
+    cluster: Cluster, pulse: Pulse
+) -> None:
+    """It may hang for good just as well, though it is not long inside when the cluster answers."""
+    cluster.thawed.clear()
+    with pulse.use(HERE, CREDENTIALS, 0.3):
+        eventually(lambda: not pulse.look() and cluster.probes >= 1)
+        time.sleep(0.15)
+    with pulse.use(HERE, CREDENTIALS, 0.3):
+        cluster.thawed.set()
+        eventually(lambda: len(pulse.look()) == 1)
+    eventually(lambda: not pulse._watched)
+
+
+def test_a_silent_place_for_which_nobody_asks_is_forgotten(
+    cluster: Cluster, pulse: Pulse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its monitors may have moved: it would be probed, and shown as silent, for ever."""
+    monkeypatch.setattr(module, "_FORGOTTEN", 0.3)
+    cluster.fault = ClusterUnreachable("monitors are gone")
+    miss(pulse)
+    eventually(lambda: bool(pulse.silent))
+    until = time.monotonic() + 1
+    while time.monotonic() < until:
+        with pytest.raises(ClusterUnreachable, match="gone"):
+            use(pulse, HERE)
+        time.sleep(0.02)
+    eventually(lambda: not pulse._watched)
+    assert not cluster.revived
 
 
 def test_what_takes_long_in_peace_does_not_hang(cluster: Cluster, pulse: Pulse) -> None:

@@ -4,7 +4,6 @@
 import re
 from pathlib import Path
 
-import pytest
 from test_interceptor import _ERRORS
 
 from csi_addons_rbd._proto import identity_pb2, replication_pb2
@@ -59,10 +58,3 @@ def test_behaviour_page_has_every_method_and_only_real_reasons() -> None:
     assert set(re.findall(r"^## (\w+)$", text, re.MULTILINE)) == {"GetIdentity", *methods}
     named = set(re.findall(r"`([A-Z]+(?:_[A-Z]+)+|BUSY)`", text))
     assert named <= {each.reason for each in _ERRORS}
-
-
-@pytest.mark.parametrize("page", sorted(PAGES.parent.rglob("*.md")), ids=lambda each: each.name)
-def test_links_between_pages_lead_somewhere(page: Path) -> None:
-    """Relative links name files that are there."""
-    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-        assert (page.parent / target).exists(), target

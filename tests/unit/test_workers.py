@@ -17,6 +17,7 @@ from stand_in import Pool, demote, place
 from csi_addons_rbd import worker_process
 from csi_addons_rbd.config import Config
 from csi_addons_rbd.metrics import Metrics
+from csi_addons_rbd.replication.calls import Located
 from csi_addons_rbd.replication.errors import (
     ClusterUnreachable,
     DeadlineExceeded,
@@ -129,6 +130,23 @@ def test_crash(workers: Workers, metrics: Metrics, pool: Pool, how: str) -> None
     assert count(metrics, "csi_addons_rbd_worker_starts_total") == 2
 
 
+def test_a_successor_is_told_what_the_dead_left_behind(workers: Workers) -> None:
+    """The clients last heard of are handed on, also past a successor that died before a word."""
+    assert workers.ask(demote(), (place(Pool.HERITAGE),), bound()) == left("")
+    workers.ask(demote(), (place(Pool.BEAT),), bound())
+    for _ in range(2):
+        time.sleep(1.1)  # older than the pause between two workers
+        with pytest.raises(WorkerLost):
+            workers.ask(demote(), (place(Pool.CRASH),), bound())
+    time.sleep(1.1)
+    assert workers.ask(demote(), (place(Pool.HERITAGE),), bound()) == left("a b")
+
+
+def left(clients: str) -> Located:
+    """Return what the stand-in answers that knows of these clients."""
+    return Located(cluster="here", pool=clients, pool_id=Pool.HERITAGE)
+
+
 def test_crash_loop_is_slow(workers: Workers, metrics: Metrics) -> None:
     """A cluster whose workers crash at once gets no more than one a second."""
     until = time.monotonic() + 1.5
@@ -165,7 +183,7 @@ def test_own_bound(workers: Workers) -> None:
 def test_callers_deadline(workers: Workers) -> None:
     """At the caller's deadline the error says so, a little before it."""
     wait = Wait.bounded(caller=1, own=60)
-    assert 0 < wait.remaining < 1
+    assert 0 < wait.until.remaining < 1
     with pytest.raises(DeadlineExceeded, match="goes on"):
         workers.ask(demote(), (place(Pool.SILENT),), wait)
 
@@ -176,7 +194,7 @@ def test_nearer_limit_counts() -> None:
     assert Wait.bounded(caller=180, own=60).seconds == 60
     assert Wait.bounded(caller=30, own=60).callers
     assert Wait.bounded(caller=30, own=60).seconds == 29.75
-    assert Wait.bounded(caller=0, own=60).remaining == 0
+    assert Wait.bounded(caller=0, own=60).until.remaining == 0
 
 
 def test_late_reply_is_dropped(workers: Workers) -> None:
@@ -219,14 +237,20 @@ def test_worker_that_does_not_read(config: Config, metrics: Metrics) -> None:
 
 
 def test_beats_show_in_the_metrics(workers: Workers, metrics: Metrics) -> None:
-    """What runs and whether the cluster is silent; a lost worker runs nothing."""
+    """What runs, and how the cluster is reached; a lost worker runs nothing and holds nothing."""
     workers.ask(demote(), (place(Pool.BEAT),), bound())
     assert count(metrics, "csi_addons_rbd_cluster_silent") == 1
+    assert count(metrics, "csi_addons_rbd_cluster_connections") == 2
+    answered = "csi_addons_rbd_cluster_last_answer_timestamp_seconds"
+    assert count(metrics, answered) == 1_700_000_000.5
     assert count(metrics, 'csi_addons_rbd_operations_running{cluster="here",operation="pro') == 2
     assert count(metrics, "csi_addons_rbd_operation_oldest_seconds") == 61.5
     with pytest.raises(WorkerLost):
         workers.ask(demote(), (place(Pool.CRASH),), bound())
     eventually(lambda: count(metrics, "csi_addons_rbd_operations_running") == 0)
+    assert count(metrics, "csi_addons_rbd_cluster_connections") == 0
+    assert count(metrics, "csi_addons_rbd_cluster_silent") == 0
+    assert count(metrics, answered) == 1_700_000_000.5
 
 
 def test_a_frozen_worker_is_replaced(

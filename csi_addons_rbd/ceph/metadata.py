@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entries of the metadata that librbd keeps of images and pools, changed only as they were read."""
+
+import errno
+import struct
+
+import rados
+
+from csi_addons_rbd.ceph.encoding import text
+from csi_addons_rbd.replication.errors import ImageChanged
+
+
+def replace_metadata(
+    ioctx: rados.Ioctx, name: str, key: str, standing: str, value: str | None
+) -> None:
+    """Write or remove an entry of an object's metadata, if there still stands what was read before.
+
+    ``cls_rbd``'s ``metadata_set`` takes a map of strings, and puts each below ``metadata_``.
+
+    Args:
+        ioctx: Where the object lies, which must be there.
+        name: The object.
+        key: The entry.
+        standing: What was read; one that is not there compares as empty.
+        value: What shall stand there; ``None`` removes it.
+
+    Raises:
+        ImageChanged: another driver was quicker.
+    """
+    with rados.WriteOpCtx() as operation:
+        operation.omap_cmp(f"metadata_{key}", standing)
+        if value is None:
+            operation.execute("rbd", "metadata_remove", text(key))
+        else:
+            entries = struct.pack("<I", 1) + text(key) + text(value)
+            operation.execute("rbd", "metadata_set", entries)
+        try:
+            ioctx.operate_write_op(operation, name)
+        except rados.OSError as exc:
+            if exc.errno != errno.ECANCELED:
+                raise
+            raise ImageChanged(
+                f"{key} on {name} was changed by another driver meanwhile; ask again"
+            ) from exc

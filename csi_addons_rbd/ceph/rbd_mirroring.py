@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the object ``rbd_mirroring`` of a pool tells of one image, without opening the image.
+
+``cls_rbd`` answers; its ``cls::rbd::MirrorImage`` and ``cls::rbd::MirrorImageStatus`` are decoded
+here (of the releases from Ceph 16 to 20; members are only ever appended).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import rados
+import rbd
+
+from csi_addons_rbd.ceph.encoding import Encoded, decoding, text
+from csi_addons_rbd.replication.calls import MirroringMode
+from csi_addons_rbd.replication.image import MirrorState, SiteState, SiteStatus
+
+_OBJECT: Final = "rbd_mirroring"
+MODES: Final = {
+    MirroringMode.JOURNAL: rbd.RBD_MIRROR_IMAGE_MODE_JOURNAL,
+    MirroringMode.SNAPSHOT: rbd.RBD_MIRROR_IMAGE_MODE_SNAPSHOT,
+}
+_MODE_NAMES: Final = {number: mode for mode, number in MODES.items()}
+_LENGTH: Final = 65536
+"""Bytes that an answer may have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mirroring:
+    """Mirroring of one image."""
+
+    state: MirrorState
+    mode: MirroringMode
+    global_id: str
+
+
+Statuses: TypeAlias = tuple[SiteStatus | None, tuple[SiteStatus, ...]]
+"""What the rbd-mirror of each site said last: this site's, and the peers'."""
+SILENCE: Final[Statuses] = (None, ())
+
+
+def ask_mirroring(image_id: str) -> tuple[str, str, str, bytes]:
+    """Return the question how an image is mirrored: object, class, method, request."""
+    return _OBJECT, "rbd", "mirror_image_get", text(image_id)
+
+
+def ask_statuses(global_id: str) -> tuple[str, str, str, bytes]:
+    """Return the question for the statuses of an image: object, class, method, request."""
+    return _OBJECT, "rbd", "mirror_image_status_get", text(global_id)
+
+
+def read_mirroring(ioctx: rados.Ioctx, image_id: str) -> Mirroring | None:
+    """Read the mirroring of an image; ``None`` when it is off."""
+    try:
+        _, data = ioctx.execute(*ask_mirroring(image_id), _LENGTH)
+    except rados.ObjectNotFound:
+        return None
+    return decode_mirroring(data)
+
+
+def read_statuses(ioctx: rados.Ioctx, global_id: str) -> Statuses:
+    """Read what the rbd-mirror of each site said last."""
+    try:
+        _, data = ioctx.execute(*ask_statuses(global_id), _LENGTH)
+    except rados.ObjectNotFound:
+        return SILENCE
+    return decode_statuses(data)
+
+
+def decode_mirroring(data: bytes) -> Mirroring:
+    """Read ``MirrorImage``.
+
+    Raises:
+        CephFailure: these bytes are none.
+    """
+    with decoding("the mirroring of an image"):
+        mirroring = Encoded(data).structure(2)
+        return Mirroring(
+            global_id=mirroring.text(),
+            state=MirrorState(mirroring.number("B")),
+            mode=_MODE_NAMES[mirroring.number("B")],
+        )
+
+
+def decode_statuses(data: bytes) -> Statuses:
+    """Read ``MirrorImageStatus``.
+
+    A site that has yet to speak is listed as down since 1970: it is not dead, but unheard of.
+
+    Raises:
+        CephFailure: these bytes are none.
+    """
+    with decoding("the mirroring status of an image"):
+        statuses = Encoded(data).structure(2)
+        local, valid = _status("", statuses), bool(statuses.number("B"))
+        peers = tuple(_peers(statuses))
+    here = local if valid and local.last_update else None
+    return here, tuple(peer for peer in peers if peer.last_update)
+
+
+def _peers(statuses: Encoded) -> Iterator[SiteStatus]:
+    for _ in range(statuses.number()):
+        yield _status(statuses.text(), statuses)
+
+
+def _status(site: str, statuses: Encoded) -> SiteStatus:
+    return SiteStatus(
+        site=site,
+        state=SiteState(statuses.number("B")),
+        description=statuses.text(),
+        last_update=statuses.seconds(),
+        up=bool(statuses.number("B")),
+    )

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one image shows: the reading half of ``image.MirroredImage``."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import rados
+import rbd
+
+from csi_addons_rbd.ceph.connections import Connections, Purpose
+from csi_addons_rbd.ceph.image_notes import notes_among
+from csi_addons_rbd.ceph.lockers import holders, holding_mirror_daemon, is_locked
+from csi_addons_rbd.ceph.parents import read_parents
+from csi_addons_rbd.ceph.pulse import LEASH
+from csi_addons_rbd.ceph.rbd_header import read_header, read_image_id
+from csi_addons_rbd.ceph.resync_records import read_record
+from csi_addons_rbd.ceph.sightings import Sighting, look
+from csi_addons_rbd.ceph.translate import translating
+from csi_addons_rbd.ceph.views import read_resync_wish, read_view
+from csi_addons_rbd.replication.calls import Credentials, Place
+from csi_addons_rbd.replication.image import (
+    ImageSpec,
+    MirrorState,
+    MirrorView,
+    Parent,
+    PoolMirroring,
+    ResyncRecord,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadImage:
+    """One image, named but not kept open: an open image is a watcher, and those block deletion."""
+
+    spec: ImageSpec
+    uuid: str
+    place: Place
+    credentials: Credentials
+    connections: Connections
+    found: Sighting
+    """What was seen when the call came."""
+
+    def as_found(self) -> MirrorView:
+        """Read the history of just that image."""
+        with self._pool(Purpose.READ, "reading") as ioctx:
+            view = read_view(ioctx, self.found)
+        # one that is gone by now reads as if it were not mirrored
+        return self.view() if view.state is MirrorState.DISABLED else view
+
+    def view(self) -> MirrorView:
+        """Read the mirroring of the image that bears the name by now."""
+        with self._pool(Purpose.READ, "reading") as ioctx:
+            return read_view(ioctx, look(ioctx, self.spec.image))
+
+    def pool_mirroring(self) -> PoolMirroring:
+        """Read the mirroring mode of the image's pool or namespace."""
+        with self._pool(Purpose.READ, "reading the mirroring mode of the pool of") as ioctx:
+            return PoolMirroring(rbd.RBD().mirror_mode_get(ioctx))
+
+    def parents(self) -> tuple[Parent, ...]:
+        """Name the images that a clone hangs on."""
+        with (
+            self.connections.use(self.place, self.credentials, Purpose.READ) as cluster,
+            self._pool(Purpose.READ, "reading the parents of") as ioctx,
+        ):
+            image_id = read_image_id(ioctx, self.spec.image)
+            if image_id is not None and not read_header(ioctx, image_id).has_parent:
+                return ()
+            with self._read(ioctx) as image:
+                return read_parents(cluster, image)
+
+    def holders(self) -> tuple[str, ...]:
+        """Name the clients that hold a lock; the exclusive lock shows among them, too."""
+        with self._locked() as image:
+            return holders(image) if image else ()
+
+    def held_by_mirror_daemon(self) -> str | None:
+        """Name this site's rbd-mirror if it holds a lock on the image."""
+        with self._locked() as image:
+            return holding_mirror_daemon(image) if image else None
+
+    def resync_requested(self) -> bool:
+        """Tell whether librbd's own request for a resync of this image stands."""
+        with self._pool(Purpose.READ, "looking for a request of a resync of") as ioctx:
+            return read_resync_wish(ioctx, self.spec.image)
+
+    def notes(self) -> Mapping[str, str]:
+        """Read this driver's own metadata of the image."""
+        with self._pool(Purpose.READ, "reading the notes on") as ioctx:
+            image_id = read_image_id(ioctx, self.spec.image)
+            return {} if image_id is None else notes_among(read_header(ioctx, image_id).metadata)
+
+    def resync_record(self) -> ResyncRecord | None:
+        """Read the resync record."""
+        with self._pool(Purpose.READ, "reading the resync record of") as ioctx:
+            return read_record(ioctx, self.spec)
+
+    @contextmanager
+    def _locked(self) -> Iterator[rbd.Image | None]:
+        """Lend the image opened if anybody locks it: mostly nobody does, and opening takes long."""
+        with self._pool(Purpose.READ, "reading the locks of") as ioctx:
+            image_id = read_image_id(ioctx, self.spec.image)
+            if image_id is not None and not is_locked(ioctx, image_id):
+                yield None
+                return
+            with self._read(ioctx) as image:
+                yield image
+
+    @contextmanager
+    def _connected(
+        self, purpose: Purpose, doing: str, *, leash: float = LEASH
+    ) -> Iterator[tuple[rados.Rados, rados.Ioctx]]:
+        """Lend a client and its image's pool; Ceph's errors inside the block become ours."""
+        with (
+            self.connections.use(self.place, self.credentials, purpose, leash=leash) as cluster,
+            translating(f"{doing} {self.spec}"),
+            cluster.open_ioctx2(self.spec.pool_id) as ioctx,
+        ):
+            ioctx.set_namespace(self.spec.namespace)
+            yield cluster, ioctx
+
+    @contextmanager
+    def _pool(self, purpose: Purpose, doing: str) -> Iterator[rados.Ioctx]:
+        with self._connected(purpose, doing) as (_, ioctx):
+            yield ioctx
+
+    def _read(self, ioctx: rados.Ioctx) -> rbd.Image:
+        return rbd.Image(ioctx, self.spec.image, read_only=True)

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way from a volume to its image, and what its mirroring shows there.
+
+The first look goes from one object to the next, as each tells where to look. Whoever looks again
+knows where they led, and reads them all at once. None is left out: what they say now must be what
+they said then, or else the way is gone anew.
+
+The CSI journal is the omap object ``csi.volume.<uuid>`` that ceph-csi keeps beside the images. It
+is only read here: creating it would keep ceph-csi from ever making its own.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import rados
+
+from csi_addons_rbd.ceph.rbd_header import (
+    decode_image_id,
+    header_object,
+    id_object,
+    read_image_id,
+)
+from csi_addons_rbd.ceph.rbd_mirroring import (
+    SILENCE,
+    Mirroring,
+    Statuses,
+    ask_mirroring,
+    ask_statuses,
+    decode_mirroring,
+    decode_statuses,
+    read_mirroring,
+    read_statuses,
+)
+from csi_addons_rbd.ceph.wave import Wave
+
+IMAGE_NAME: Final = "csi.imagename"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """What one look found."""
+
+    name: str
+    image_id: str | None
+    """An image of format 1 has none."""
+    mirroring: Mirroring | None
+    """``None`` when it is off."""
+    statuses: Statuses
+
+
+def read_name(ioctx: rados.Ioctx, uuid: str) -> str:
+    """Read the image's name from the CSI journal; ceph-csi's default without an entry."""
+    with rados.ReadOpCtx() as operation:
+        entries, _ = ioctx.get_omap_vals_by_keys(operation, (IMAGE_NAME,))
+        try:
+            ioctx.operate_read_op(operation, _journal(uuid))
+        except rados.ObjectNotFound:
+            return _default(uuid)
+        return _name_among(entries, uuid)
+
+
+def look(ioctx: rados.Ioctx, name: str) -> Sighting:
+    """Look at the image of that name.
+
+    Raises:
+        rados.ObjectNotFound: there is none.
+    """
+    image_id = read_image_id(ioctx, name)
+    mirroring = None if image_id is None else read_mirroring(ioctx, image_id)
+    return Sighting(
+        name=name,
+        image_id=image_id,
+        mirroring=mirroring,
+        statuses=read_statuses(ioctx, mirroring.global_id) if mirroring else SILENCE,
+    )
+
+
+def look_again(ioctx: rados.Ioctx, uuid: str, before: Sighting) -> Sighting | None:
+    """Look where an earlier look led to; ``None`` when anything leads elsewhere by now."""
+    if before.image_id is None or before.mirroring is None:
+        return None
+    global_id = before.mirroring.global_id
+    with rados.ReadOpCtx() as operation:
+        entries, _ = ioctx.get_omap_vals_by_keys(operation, (IMAGE_NAME,))
+        with Wave(ioctx) as wave:
+            journal = wave.operate(operation, _journal(uuid))
+            found = wave.read(id_object(before.name))
+            header = wave.read(header_object(before.image_id))
+            mirroring = wave.execute(*ask_mirroring(before.image_id))
+            statuses = wave.execute(*ask_statuses(global_id))
+        name = _default(uuid) if journal.data is None else _name_among(entries, uuid)
+    if found.data is None or header.data is None or mirroring.data is None:
+        return None
+    now = decode_mirroring(mirroring.data)
+    same = (
+        name == before.name
+        and decode_image_id(name, found.data) == before.image_id
+        and now.global_id == global_id
+    )
+    said = SILENCE if statuses.data is None else decode_statuses(statuses.data)
+    return replace(before, mirroring=now, statuses=said) if same else None
+
+
+def _name_among(entries: Iterable[tuple[str, bytes]], uuid: str) -> str:
+    names = dict(entries)
+    return names[IMAGE_NAME].decode() if IMAGE_NAME in names else _default(uuid)
+
+
+def _journal(uuid: str) -> str:
+    return f"csi.volume.{uuid}"
+
+
+def _default(uuid: str) -> str:
+    return f"csi-vol-{uuid}"
