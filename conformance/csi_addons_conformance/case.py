@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from csi_addons_conformance.stage import Stage
 
 _T = TypeVar("_T")
-_PASSING: Final = ("ABORTED", "UNAVAILABLE")
+PASSING: Final = ("ABORTED", "UNAVAILABLE")
 """Codes after which the controller makes the same call again."""
 
 
@@ -117,7 +117,7 @@ def settle(
     """Repeat a call as the controller does, until another answer than "ask again" comes."""
     codes = codes or ("OK",)
     deadline = time.monotonic() + seconds
-    while (answer := call()).code in _PASSING and answer.code not in codes:
+    while (answer := call()).code in PASSING and answer.code not in codes:
         if time.monotonic() > deadline:
             raise UnmetError(f"expected {' or '.join(codes)} within {seconds:g} s; came {answer}")
         time.sleep(0.5)

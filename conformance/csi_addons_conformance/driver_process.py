@@ -52,11 +52,15 @@ class DriverProcess:
 
     def start(self) -> None:
         """Start the process and wait until it is ready."""
+        self.spawn()
+        poll(self._ready, seconds=30, what=f"the driver is ready; its log is {self.log}")
+
+    def spawn(self) -> None:
+        """Start the process."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        poll(self._ready, seconds=30, what=f"the driver is ready; its log is {self.log}")
 
     def kill(self) -> None:
         """End the process as the kernel would when it is out of memory."""

@@ -35,6 +35,12 @@ class SiteUnderTest:
         """The site's name, such as ``dr1``."""
         return self.site.name
 
+    def client_of(self, name: str, caps: Mapping[str, str]) -> Client:
+        """Return a client of the same driver that brings a user of its own."""
+        words = [word for pair in caps.items() for word in pair]
+        key = self.site.ceph("auth", "get-or-create-key", f"client.{name}", *words).strip()
+        return Client(self.client.endpoint, {"userID": name, "userKey": key})
+
     # --- facts, read past the driver -----------------------------------------------------------
 
     @contextmanager

@@ -2,6 +2,7 @@
 """Starts what a run needs and is not there yet: the lab, and a driver on each site."""
 
 import argparse
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--site", action="append", default=[], metavar="NAME=ENDPOINT", help="a driver's socket")
     add("--driver", metavar="COMMAND", help=f"start one on each site; may hold {PLACES}")
     add("--lab", type=Path, metavar="FILE", help="lab.json of a lab; by default one is started")
+    add("--logs", type=Path, metavar="DIR", help="keep the logs of the drivers that are started")
 
 
 @contextmanager
@@ -47,12 +49,20 @@ def staged(arguments: argparse.Namespace) -> Iterator[Stage]:
         drivers: Mapping[str, DriverProcess] = {}
         if arguments.driver:
             directory = Path(running.enter_context(TemporaryDirectory(prefix="drivers-")))
+            if arguments.logs:
+                running.callback(_keep_logs, directory, arguments.logs / directory.name)
             drivers = running.enter_context(driver_per_site(arguments.driver, lab, directory))
         endpoints = {name: each.endpoint for name, each in drivers.items()}
         here, there = (
             _site(lab, name, endpoints | _endpoints(arguments.site), drivers) for name in _SITES
         )
         yield Stage(lab=lab, here=here, there=there, mode="")
+
+
+def _keep_logs(directory: Path, kept: Path) -> None:
+    kept.mkdir(parents=True, exist_ok=True)
+    for log in directory.glob("*.log"):
+        shutil.copy(log, kept)
 
 
 def _site(

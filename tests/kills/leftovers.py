@@ -12,65 +12,74 @@ from csi_addons_conformance.case import UnmetError, poll
 from csi_addons_conformance.stage import Stage
 
 from lab import Volume
-from tests.kills.operations import Operation
+from tests.kills.operations import Act
 
 _NOTE = ".rbd.csi-addons-rbd."
 _WATCHES_END = 45
 """Seconds until the cluster has forgotten the watch of a client that died."""
 _COPIED = 170
+_PURGED = 75
+_DROPPED = 90
 _ONCE = 5
 """Seconds within which rbd-mirror grants a request that still stands."""
 _LEASE = "csi-addons-rbd.lock."
 
 
-def leftovers(stage: Stage, operation: Operation, volume: Volume, image_id: str) -> list[str]:
+def leftovers(stage: Stage, act: Act, volume: Volume, image_id: str) -> list[str]:
     """Return what is not as an undisturbed run leaves it; ``image_id`` is that of before."""
-    if operation.recreated:
-        poll(
-            lambda: (
-                stage.here.image_id(volume) not in ("", image_id)
-                and stage.here.state(volume) == "up+replaying"
-            ),
-            seconds=_COPIED,
-            what="the image is copied anew",
-            every=1,
-        )
+    if act.recreated:
+
+        def is_copied() -> bool:
+            # asked for again and again, as by the controller, and also when it is done
+            act.call(stage, volume)
+            copied = stage.here.image_id(volume) not in ("", image_id)
+            return copied and stage.here.state(volume) == "up+replaying"
+
+        poll(is_copied, seconds=_COPIED, what="the image is copied anew", every=2)
         copied = stage.here.image_id(volume)
         time.sleep(_ONCE)
         if stage.here.image_id(volume) != copied:
             return ["it was copied anew twice"]
-    found = list(_of_the_image(stage, operation, volume))
+    found = list(_of_the_image(stage, act, volume))
     found += _of_the_pool(stage, volume, {image_id, stage.here.image_id(volume)})
     return found
 
 
-def _of_the_image(stage: Stage, operation: Operation, volume: Volume) -> Iterator[str]:
+def _of_the_image(stage: Stage, act: Act, volume: Volume) -> Iterator[str]:
     here = stage.here
-    seen = here.mirrored(volume), operation.mirrored and here.primary(volume)
-    if seen != (operation.mirrored, operation.primary):
+    seen = here.mirrored(volume), act.mirrored and here.primary(volume)
+    if seen != (act.mirrored, act.primary):
         yield f"mirrored, primary: {seen}"
-    if operation.mirrored and here.mode(volume) != stage.mode:
+    if act.mirrored and here.mode(volume) != stage.mode:
         yield f"mode: {here.mode(volume)}"
-    wanted = operation.schedules if stage.mode == "snapshot" else ()
+    wanted = act.schedules if stage.mode == "snapshot" else ()
     with suppress(UnmetError):  # one that is on its way may arrive a moment after the answer
         poll(lambda: _schedules(stage, volume) == wanted, seconds=10, what="the schedules")
     if _schedules(stage, volume) != wanted:
         yield f"schedules: {_schedules(stage, volume)}"
     with here.image(volume) as image:
         notes = {
-            key.removeprefix(_NOTE) for key, _ in image.metadata_list() if key.startswith(_NOTE)
+            key.removeprefix(_NOTE): value
+            for key, value in image.metadata_list()
+            if key.startswith(_NOTE)
         }
-        torn = [
-            snap["id"]
-            for snap in image.list_snaps()
-            if "mirror" in snap and operation.primary and not snap["mirror"]["complete"]
-        ]
-    if notes - operation.notes:
-        yield f"notes: {', '.join(sorted(notes - operation.notes))}"
-    if torn:
-        yield f"incomplete mirror snapshots: {torn}"
+    if not act.mirrored and notes.get("schedule") == "ended":
+        del notes["schedule"]  # stands until the manager has confirmed, or until the next Enable
+    if set(notes) - act.notes:
+        yield f"notes: {notes}"
+    if act.primary:
+        # one is being taken, or was torn while others were: librbd drops it when newer ones stand
+        try:
+            poll(lambda: not _torn(stage, volume), seconds=_DROPPED, what="whole snapshots")
+        except UnmetError:
+            yield f"incomplete mirror snapshots: {_torn(stage, volume)}"
     if len(here.mirror_snapshots(volume)) > 4:
         yield f"mirror snapshots: {len(here.mirror_snapshots(volume))}"
+
+
+def _torn(stage: Stage, volume: Volume) -> list[int]:
+    snapshots = stage.here.mirror_snapshots(volume)
+    return [snap["id"] for snap in snapshots if not snap["mirror"]["complete"]]
 
 
 def _schedules(stage: Stage, volume: Volume) -> tuple[str, ...]:
@@ -79,8 +88,9 @@ def _schedules(stage: Stage, volume: Volume) -> tuple[str, ...]:
 
 def _of_the_pool(stage: Stage, volume: Volume, image_ids: set[str]) -> Iterator[str]:
     with stage.here.site.ioctx() as ioctx:
-        trash = rbd.RBD().trash_list(ioctx)
-        if any(entry["name"] == volume.image for entry in trash):
+        with suppress(UnmetError):  # rbd-mirror tries to delete what it replaced once in 30 s
+            poll(lambda: not _in_trash(ioctx, volume), seconds=_PURGED, what="the trash is empty")
+        if _in_trash(ioctx, volume):
             yield "the image is in the trash"
         records = dict(rbd.RBD().pool_metadata_list(ioctx))
         if f"csi-addons-rbd/resync/{volume.image}" in records:
@@ -88,6 +98,10 @@ def _of_the_pool(stage: Stage, volume: Volume, image_ids: set[str]) -> Iterator[
             if json.loads(record)["image_id"] not in image_ids:
                 yield f"a resync record of another image: {record}"
         _await_end_of_leases(ioctx, image_ids)
+
+
+def _in_trash(ioctx: rados.Ioctx, volume: Volume) -> bool:
+    return any(entry["name"] == volume.image for entry in rbd.RBD().trash_list(ioctx))
 
 
 def _await_end_of_leases(ioctx: rados.Ioctx, image_ids: set[str]) -> None:

@@ -148,8 +148,8 @@ MUTATIONS: Final = (
     Mutation(
         name="any secondary may be disabled",
         file="replication/switching.py",
-        old="        if not force:\n",
-        new="        if not force and force:\n",
+        old="    if fault is not None and not force:\n",
+        new="    if fault is not None and not force and force:\n",
         case="disable/secondary-of-none",
     ),
     Mutation(

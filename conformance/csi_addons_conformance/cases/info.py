@@ -14,6 +14,7 @@ from csi_addons_conformance.client import Answer
 from csi_addons_conformance.sites import SiteUnderTest
 from csi_addons_conformance.stage import Stage
 from lab import Volume
+from lab.site import driver_caps
 from lab.volumes import handle_of
 
 _QUICKLY = 5
@@ -96,9 +97,10 @@ def no_peer(stage: Stage) -> None:
     pools = json.loads(site.ceph("osd", "lspools", "--format", "json"))
     number = next(each["poolnum"] for each in pools if each["poolname"] == pool)
     handle = handle_of(site, moved.uuid).replace(f"{site.pool_id:016x}", f"{number:016x}")
-    expect(stage.here.client.enable(handle, mirroringMode=stage.mode), "OK")
-    expect(stage.here.client.info(handle), "NOT_FOUND")
-    expect(stage.here.client.disable(handle), "OK")
+    client = stage.here.client_of(f"user-of-{pool}", driver_caps(pool))
+    expect(client.enable(handle, mirroringMode=stage.mode), "OK")
+    expect(client.info(handle), "NOT_FOUND")
+    expect(client.disable(handle), "OK")
     site.rbd("mirror", "pool", "disable", pool)
 
 

@@ -6,6 +6,7 @@ feel it.
 """
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import statistics
@@ -31,11 +32,17 @@ from lab import Lab, Volume
 _CALLS: Final = 200
 _BOUND: Final = 20
 """The driver's own bound of every call, in seconds."""
+_AT_ONCE: Final = 1.0
+"""Seconds within which a call beyond the limit is refused."""
+_HEALS: Final = 30
 _PROBE_MOST: Final = 0.1
 _SLOWER_MOST: Final = 1.2
 _SECONDS: Final = 9.0
 """How long each measurement takes: a little less than a read may wait for the frozen cluster."""
 _CALLERS: Final = 2
+_VOLUMES: Final = 30
+_PAUSE: Final = 0.14
+"""Seconds between two calls: a driver may keep an answer for two seconds, and each is to be new."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +70,9 @@ def main() -> None:
     options = parser.parse_args()
     with staged(options) as sites, TemporaryDirectory(prefix="isolation-") as directory:
         stage = replace(sites, mode="snapshot")
-        here, there = stage.mirrored(), _primary_there(stage)
+        here = stage.mirrored()
+        with ThreadPoolExecutor(_VOLUMES) as executor:
+            there = list(executor.map(lambda _: _primary_there(stage), range(_VOLUMES)))
         driver = _driver_of_both(options.driver, stage.lab, Path(directory))
         try:
             passed = _compare(stage, driver, here, there)
@@ -97,13 +106,15 @@ def _driver_of_both(command: str, lab: Lab, directory: Path) -> DriverProcess:
     return DriverProcess(f"{command} --call-timeout {_BOUND}", site, directory)
 
 
-def _compare(stage: Stage, driver: DriverProcess, here: Volume, there: Volume) -> bool:
+def _compare(stage: Stage, driver: DriverProcess, here: Volume, there: list[Volume]) -> bool:
     healthy = Client(driver.endpoint, stage.there.site.secrets)
     settle(partial(driver.client.info, here.handle))
-    settle(partial(healthy.info, there.handle))
-    measure = partial(_measure, driver.endpoint, stage.there.site.secrets, there.handle)
+    for volume in there:
+        settle(partial(healthy.info, volume.handle))
+    handles = [volume.handle for volume in there]
+    measure = partial(_measure, driver.endpoint, stage.there.site.secrets, handles)
     pid, peace = driver.pid, measure()
-    ask = partial(driver.client.call, "GetVolumeReplicationInfo", here.handle, timeout=None)
+    ask = partial(driver.client.call, "GetVolumeReplicationInfo", here.handle, timeout=2 * _BOUND)
     with ThreadPoolExecutor(_CALLS) as executor, stage.here.frozen("osd"):
         calls = [executor.submit(ask) for _ in range(_CALLS)]
         outage = measure()
@@ -113,7 +124,7 @@ def _compare(stage: Stage, driver: DriverProcess, here: Volume, there: Volume) -
     healed = time.monotonic() - thawed
     same = driver.pid == pid and driver.alive
     print(f"healed {healed:.1f} s after the thaw, the same process: {same}")
-    return _judge(peace, outage, answers) and same
+    return _judge(peace, outage, answers) and same and healed <= _HEALS
 
 
 def _judge(peace: Measured, outage: Measured, answers: list[Answer]) -> bool:
@@ -130,31 +141,40 @@ def _judge(peace: Measured, outage: Measured, answers: list[Answer]) -> bool:
     )
     return (
         bool(refused)
+        and max(refused) < _AT_ONCE
+        and set(codes) <= {"UNAVAILABLE", "RESOURCE_EXHAUSTED"}
+        and all(each.reason for each in answers)  # of the driver, not of our own deadline
         and slowest <= _BOUND + 1
         and outage.probe_p99 < _PROBE_MOST
         and slower <= _SLOWER_MOST
     )
 
 
-def _measure(endpoint: str, secrets: Mapping[str, str], handle: str) -> Measured:
+def _measure(endpoint: str, secrets: Mapping[str, str], handles: list[str]) -> Measured:
     """Measure from a process of its own: the one that makes 200 calls is busy enough."""
     spawning = multiprocessing.get_context("spawn")
     ours, theirs = spawning.Pipe()
-    process = spawning.Process(target=_call_on, args=(theirs, endpoint, dict(secrets), handle))
+    process = spawning.Process(target=_call_on, args=(theirs, endpoint, dict(secrets), handles))
     process.start()
+    theirs.close()  # so that the end of that process is seen here
     measured: Measured = ours.recv()
     process.join()
     return measured
 
 
-def _call_on(result: Connection, endpoint: str, secrets: dict[str, str], handle: str) -> None:
+def _call_on(
+    result: Connection, endpoint: str, secrets: dict[str, str], handles: list[str]
+) -> None:
     client, measured = Client(endpoint, secrets), Measured(probe=[], info=[])
     until = time.monotonic() + _SECONDS
 
-    def one_caller(_: int) -> None:
-        while time.monotonic() < until:
+    def one_caller(number: int) -> None:
+        for handle in itertools.cycle(handles[number::_CALLERS]):
+            if time.monotonic() > until:
+                return
             measured.probe.append(_checked(client.probe()))
             measured.info.append(_checked(client.info(handle)))
+            time.sleep(_PAUSE)
 
     with ThreadPoolExecutor(_CALLERS) as executor:
         list(executor.map(one_caller, range(_CALLERS)))

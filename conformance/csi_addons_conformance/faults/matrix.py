@@ -20,6 +20,8 @@ CALL_TIMEOUT: Final = 20
 CALLERS_DEADLINE: Final = 8
 """Deadline of the calls that begin last; the others bring none."""
 _SLACK: Final = 1.0
+_LOST: Final = 10
+"""Seconds beyond its bound after which a call is given up."""
 _FORBIDDEN: Final = ("UNKNOWN", "INTERNAL", "NOT_FOUND")
 _WRONG_KEY: Final = "AQAAAAAAAAAAABAAc29tZSBzZWNyZXQgc2FsdA=="
 _AGAIN: Final = 0.5
@@ -74,10 +76,11 @@ def strike(stage: Stage, fault: Fault, modes: tuple[str, ...]) -> Storm:
         lifted = time.monotonic()
         await_answers(stage.here, 60)
         answered = time.monotonic()
+        undone = [_undone(stage, cell, answer) for cell, answer in zip(cells, answers, strict=True)]
         healing = [executor.submit(_heal, stage.here.client, cell, answered) for cell in cells]
         outcomes = [
-            _judge(fault, cell, answer, each.result(), cell.stray(stage.here))
-            for cell, answer, each in zip(cells, answers, healing, strict=True)
+            _judge(fault, cell, answer, each.result(), early or cell.stray(stage.here))
+            for cell, answer, each, early in zip(cells, answers, healing, undone, strict=True)
         ]
         storm = Storm(
             fault=fault,
@@ -100,7 +103,8 @@ def _meet(
     calls: dict[int, Future[Answer]] = {}
 
     def begin(moment: float) -> None:
-        timeout = CALLERS_DEADLINE if moment == MOMENTS[-1] else None
+        # a call that is lost must not keep the runner: it ends late, and the cell fails
+        timeout = CALLERS_DEADLINE if moment == MOMENTS[-1] else CALL_TIMEOUT + _LOST
         for number, cell in enumerate(cells):
             if cell.moment == moment:
                 calls[number] = executor.submit(cell.make, client, timeout)
@@ -139,6 +143,12 @@ def _probes(stage: Stage, calls: dict[int, Future[Answer]]) -> Iterator[float]:
         time.sleep(0.2)
 
 
+def _undone(stage: Stage, cell: Cell, answer: Answer) -> str:
+    """Say what an answer claimed although it is not so; empty when all is."""
+    stray = cell.stray(stage.here) if answer.code == "OK" else ""
+    return f"answered OK, but {stray}" if stray else ""
+
+
 def _heal(client: Client, cell: Cell, since: float) -> tuple[Answer, float]:
     """Repeat the call as the controller does, until it works; return the end, and when it came."""
     while True:
@@ -165,8 +175,11 @@ def _judge(
     end, healed = last
     if answer.seconds > bound + _SLACK:
         found.append(f"answered after {answer.seconds:.1f} s")
-    early = cell.moment < 0
-    allowed = (*fault.codes, "OK") if early else fault.codes
+    if answer.code != "OK" and not answer.reason:
+        found.append("the driver itself did not answer")
+    allowed = {*fault.codes, *(("OK",) if cell.moment < 0 and not fault.wrong_key else ())}
+    if cell.call == fault.refuses:
+        allowed.add("FAILED_PRECONDITION")
     if answer.code in _FORBIDDEN or answer.code not in allowed:
         found.append(f"answered {answer.code}")
     if end.code != "OK":

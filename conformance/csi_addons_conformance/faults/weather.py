@@ -16,7 +16,7 @@ from csi_addons_conformance.case import poll
 from csi_addons_conformance.faults.cells import Cell
 from csi_addons_conformance.faults.namespace import dropped
 from csi_addons_conformance.sites import SiteUnderTest
-from lab.site import PROVISIONER
+from lab.site import PROVISIONER, driver_caps
 
 Strike: TypeAlias = Callable[[SiteUnderTest, Sequence[Cell]], AbstractContextManager[None]]
 
@@ -30,7 +30,9 @@ class Fault:
     name: str
     strike: Strike
     codes: tuple[str, ...] = _PASSING
-    """What a call may answer while it lasts."""
+    """What any call may answer while it lasts."""
+    refuses: str = ""
+    """The one call that may be refused as a failed precondition, too."""
     heals_in: float = 30
     """Seconds, from when the cluster answers again, after which every call works again."""
     because: str = ""
@@ -148,7 +150,7 @@ def _read_only_caps(site: SiteUnderTest, _: Sequence[Cell]) -> Iterator[None]:
     try:
         yield
     finally:
-        _set_caps(site, {"mon": "profile rbd", "osd": "profile rbd", "mgr": "allow rw"})
+        _set_caps(site, driver_caps(site.site.pool))
 
 
 def _set_caps(site: SiteUnderTest, caps: dict[str, str]) -> None:
@@ -176,7 +178,7 @@ FAULTS: Final = (
     ),
     Fault(name="clients blocklisted", strike=_blocklisted),
     Fault(name="pool quota reached", strike=_full),
-    Fault(name="lock held", strike=_locked, codes=(*_PASSING, "FAILED_PRECONDITION")),
+    Fault(name="lock held", strike=_locked, refuses="demote"),
     Fault(
         name="wrong key",
         strike=_nothing,

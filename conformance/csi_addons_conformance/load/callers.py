@@ -112,7 +112,8 @@ class _Session:
     def make(self, attempt: Attempt) -> None:
         """Make a call and judge its answer."""
         try:
-            outcome = send(self._channels[attempt.site], attempt)
+            limit = self._oracle.limit(attempt)
+            outcome = send(self._channels[attempt.site], attempt, limit)
             faults = list(self._oracle.faults(attempt, outcome))
         except Exception as exc:  # noqa: BLE001 - a fault of the suite must not be lost in a thread
             outcome = Outcome(code="(broken)", seconds=0)

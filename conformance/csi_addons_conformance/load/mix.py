@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from csi_addons_conformance._proto import replication_pb2 as pb
+from csi_addons_conformance.case import PASSING
 from csi_addons_conformance.client import Answer, Client
 from csi_addons_conformance.sites import SiteUnderTest
 from lab import Volume
@@ -23,7 +24,7 @@ _DEADLINE: Final = 60
 _AT_ONCE: Final = 0.002
 _SETTLED: Final = 150
 """Seconds within which a planned failover must be over, however often it is asked for."""
-_PASSING: Final = ("ABORTED", "UNAVAILABLE")
+_HEALTHY: Final = pb.GetVolumeReplicationInfoResponse.HEALTHY
 _WRONG_KEY: Final = base64.b64encode(struct.pack("<HIIH", 1, 0, 0, 16) + bytes(range(16))).decode()
 _GROUP: Final = pb.ReplicationSource(
     volumegroup=pb.ReplicationSource.VolumeGroupSource(volume_group_id="0001-group")
@@ -44,7 +45,10 @@ class Subject:
     primary: int = 0
     """0 or 1: the site on which it is primary."""
     followed: bool = False
-    """Whether the copy was seen to be whole; until then nothing is asked of the other site."""
+    """Whether the other site was seen to follow; until then nothing is asked of it.
+
+    Mirroring switched off before the old primary follows the new one leaves an orphan there.
+    """
 
     @property
     def handle(self) -> str:
@@ -118,7 +122,7 @@ class Caller:
             yield answer
             if answer.code == "OK":
                 return
-            if answer.code not in _PASSING or time.monotonic() > deadline:
+            if answer.code not in PASSING or time.monotonic() > deadline:
                 raise StuckError(f"{self.subject.handle}: {answer}")
 
 
@@ -171,7 +175,8 @@ def info(caller: Caller) -> Iterator[Answer]:
     """Ask the primary how far its copy has come; NOT_FOUND until it has come anywhere."""
     subject = caller.subject
     answer = caller.ask(caller.here, "GetVolumeReplicationInfo")
-    subject.followed = subject.followed or answer.code == "OK"
+    healthy = answer.code == "OK" and answer.response.status == _HEALTHY
+    subject.followed = subject.followed or healthy
     yield answer
 
 
@@ -199,7 +204,7 @@ def demote_again(caller: Caller) -> Iterator[Answer]:
     yield caller.ask(caller.there, "DemoteVolume")
 
 
-@_kind(40, "OK", *_PASSING, needs_copy=True)
+@_kind(40, "OK", *PASSING, needs_copy=True)
 def resync_healthy(caller: Caller) -> Iterator[Answer]:
     """Resync a secondary that follows, which is left alone."""
     yield caller.ask(caller.there, "ResyncVolume")
@@ -217,16 +222,16 @@ def probe(caller: Caller) -> Iterator[Answer]:
     yield caller.anywhere.probe()
 
 
-@_kind(2, "OK", *_PASSING, needs_copy=True)
+@_kind(2, "OK", *PASSING, needs_copy=True)
 def fail_over(caller: Caller) -> Iterator[Answer]:
     """Fail over as planned."""
     subject = caller.subject
     yield from caller.until_ok(caller.here, "DemoteVolume")
     yield from caller.until_ok(caller.there, "PromoteVolume")
-    subject.primary = 1 - subject.primary
+    subject.primary, subject.followed = 1 - subject.primary, False
 
 
-@_kind(1, "OK", *_PASSING, needs_copy=True)
+@_kind(1, "OK", *PASSING, needs_copy=True)
 def begin_anew(caller: Caller) -> Iterator[Answer]:
     """Switch mirroring off and on: the copy is deleted and made again."""
     yield from caller.until_ok(caller.here, "DisableVolumeReplication")
@@ -303,7 +308,7 @@ def deadline_over(caller: Caller) -> Iterator[Answer]:
     yield caller.ask(caller.here, method, timeout=_AT_ONCE)
 
 
-@_kind(8, "FAILED_PRECONDITION", *_PASSING, fails=True)
+@_kind(8, "FAILED_PRECONDITION", *PASSING, fails=True)
 def demote_held(caller: Caller) -> Iterator[Answer]:
     """Demote under a writer."""
     yield caller.ask(
@@ -311,7 +316,7 @@ def demote_held(caller: Caller) -> Iterator[Answer]:
     )
 
 
-@_kind(1, "FAILED_PRECONDITION", *_PASSING, fails=True, needs_copy=True)
+@_kind(1, "FAILED_PRECONDITION", *PASSING, fails=True, needs_copy=True)
 def promote_second(caller: Caller) -> Iterator[Answer]:
     """Promote the secondary of a live primary."""
     yield caller.ask(caller.there, "PromoteVolume")

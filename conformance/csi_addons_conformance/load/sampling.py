@@ -28,6 +28,8 @@ _ALLOWED: Final = 3
 CALLS: Final = "calls"
 _WATCHERS_EVERY: Final = 3
 """Looks at processes for one at watchers: those cost the drivers' clusters some work."""
+_LOOKS_AT_WATCHERS: Final = 8
+"""The fewest from which a trend can be told: a short run must not end before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,13 @@ class Sampler:
     def series(self) -> Sequence[Series]:
         """Everything until now."""
         return tuple(self._series.values())
+
+    @property
+    def enough(self) -> bool:
+        """Whether a trend can be told of every series."""
+        watchers = [each for each in self.series if each.measure == "watchers"]
+        fewest = min((len(each.values) for each in watchers), default=0)
+        return fewest >= _LOOKS_AT_WATCHERS or bool(self.findings)
 
     @property
     def trends(self) -> Sequence[Trend]:

@@ -72,7 +72,7 @@ def _soak(stage: Stage, options: argparse.Namespace) -> tuple[Summary, Sampler]:
     if any(site.started is None for site in sites):
         raise LabError("--driver is missing: its processes are what is looked at")
     pids = {site.name: site.driver.pid for site in sites}
-    tally = Tally(options.calls, seconds=options.minutes * 60)
+    tally = Tally(options.calls, watched=lambda: sampler.enough, seconds=options.minutes * 60)
     with ExitStack() as running:
         watchers = {site.name: running.enter_context(Watchers.of(site.site)) for site in sites}
         volumes = _volumes(stage, options.volumes + _HELD + 1)
@@ -89,7 +89,9 @@ def _soak(stage: Stage, options: argparse.Namespace) -> tuple[Summary, Sampler]:
                 tally.stop()
         seconds = time.monotonic() - began
         left = [_left_open(name, each, volumes) for name, each in watchers.items()]
+    few = f"only {tally.made} of {options.calls} calls were made in time"
     findings = [
+        *((few,) if tally.made < options.calls else ()),
         *tally.findings,
         *sampler.findings,
         *(f"{each.name} grew by {each.growth:.1f}" for each in sampler.trends if not each.flat),

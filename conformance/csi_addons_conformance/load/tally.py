@@ -4,7 +4,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import Final
 
@@ -15,10 +15,17 @@ _MANY: Final = 20
 
 
 class Tally:
-    """Counts answers up to a number, or for some seconds. Used by all callers at once."""
+    """Counts answers. Used by all callers at once.
 
-    def __init__(self, calls: int, *, seconds: float) -> None:
+    Args:
+        calls: How many answers are enough.
+        watched: Whether what is watched meanwhile was seen often enough; callers go on until then.
+        seconds: After this time callers end in any case.
+    """
+
+    def __init__(self, calls: int, *, watched: Callable[[], bool], seconds: float) -> None:
         self._calls = calls
+        self._watched = watched
         self._deadline = time.monotonic() + seconds
         self._lock = threading.Lock()
         self._seconds: dict[str, list[float]] = {}
@@ -43,8 +50,9 @@ class Tally:
     @property
     def enough(self) -> bool:
         """Whether callers should end."""
-        over = time.monotonic() > self._deadline
-        return over or self.made >= self._calls or len(self.findings) >= _MANY
+        if time.monotonic() > self._deadline or len(self.findings) >= _MANY:
+            return True
+        return self.made >= self._calls and self._watched()
 
     def stop(self) -> None:
         """Let callers end as soon as they can."""
