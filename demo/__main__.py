@@ -7,7 +7,9 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -15,7 +17,10 @@ from typing import Final
 import rados
 import rbd
 
-from demo.drivers import Driver, Stuck
+from demo.controller import Controller
+from demo.drivers import Driver, Stuck, poll
+from demo.picture import Run, draw
+from demo.prometheus import Prometheus
 from demo.report import Report
 from demo.secrecy import Secrecy
 from demo.story import Story
@@ -36,7 +41,7 @@ def main() -> int:
     report = Report()
     directory = Path(tempfile.mkdtemp(prefix="csi-addons-rbd-demo-"))
     try:
-        _act(directory, modes, report)
+        _act(directory, modes, report, arguments.picture)
     finally:
         if arguments.keep:
             report.say(f"logs are kept in {directory}")
@@ -55,6 +60,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--mode", choices=(*_MODES, "both"), default="both", help="how to mirror (%(default)s)"
     )
+    parser.add_argument(
+        "--picture",
+        type=Path,
+        default=Path("demo.png"),
+        metavar="FILE",
+        help="where to draw what Prometheus saw (%(default)s)",
+    )
     parser.add_argument("--keep", action="store_true", help="keep the logs of drivers and daemons")
     return parser
 
@@ -71,13 +83,14 @@ def _ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _act(directory: Path, modes: Collection[str], report: Report) -> None:
+def _act(directory: Path, modes: Sequence[str], report: Report, picture: Path) -> None:
     """Raise the curtain, tell the story in each mode, and end whatever was started."""
     lab: Lab | None = None
     drivers: dict[str, Driver] = {}
+    watchers: list[Controller | Prometheus] = []
     report.part("the stage")
     try:
-        with report.chapter("Two Ceph sites, and a driver on each"):
+        with report.chapter("Two Ceph sites, a driver on each, and Prometheus"):
             with report.step("two sites, each mirroring the other") as step:
                 lab = Lab.up(directory / "lab", say=step.waiting)
                 step.result = ", ".join(f"{s.name} (pool {s.pool_id})" for s in lab.sites.values())
@@ -85,11 +98,18 @@ def _act(directory: Path, modes: Collection[str], report: Report) -> None:
                 with report.step(f"a driver beside {site.name}") as step:
                     drivers[site.name] = Driver(site, directory)
                     step.result = drivers[site.name].wait_ready()
+            with report.step("a Prometheus that scrapes both") as step:
+                watchers += [prometheus := Prometheus(drivers.values(), directory)]
+                step.result = prometheus.wait_ready()
+            watchers += [Controller(drivers.values())]
         secrecy = Secrecy(drivers.values())
         for mode in modes:
             report.part(f"{mode} mode")
-            _tell(mode, lab, drivers, report, secrecy)
-        report.part("secrecy")
+            story = Story(lab, drivers, prometheus, report, mode)
+            _tell(story, report, secrecy, briefly=mode != modes[0])
+        report.part("what was seen")
+        with report.chapter("Metrics end with their volumes, and the rest is drawn"):
+            _look_back(prometheus, report, picture, all_modes=len(modes) == len(_MODES))
         with report.chapter("No key shows anywhere"):
             secrecy.check(report)
     except (LabError, Stuck) as exc:
@@ -98,28 +118,42 @@ def _act(directory: Path, modes: Collection[str], report: Report) -> None:
         _ignore_signals()
         report.part("the end")
         with report.chapter("Everything stops"):
-            with report.step("drivers and sites end"):
-                for driver in drivers.values():
-                    driver.stop()
+            with report.step("drivers, Prometheus and sites end"):
+                for each in (*watchers, *drivers.values()):
+                    each.stop()
                 if lab is not None:
                     lab.down()
-            report.check("processes left behind", "none", _left(lab, drivers.values()))
+            left = _left(lab, (*watchers, *drivers.values()))
+            report.check("processes left behind", "none", left)
 
 
-def _tell(
-    mode: str, lab: Lab, drivers: dict[str, Driver], report: Report, secrecy: Secrecy
-) -> None:
+def _tell(story: Story, report: Report, secrecy: Secrecy, *, briefly: bool) -> None:
     """Tell the story in one mode; where it gets stuck, the next mode still has its turn."""
     try:
-        Story(lab, drivers, report, mode).tell(between=secrecy.look_at_processes)
+        story.tell(between=secrecy.look_at_processes, briefly=briefly)
     except (Stuck, LabError, rados.Error, rbd.Error) as exc:
         report.check("the story", "told to its end", f"{type(exc).__name__}: {exc}")
-        for site in lab.sites.values():
-            site.start()
+        story.restore()
 
 
-def _left(lab: Lab | None, drivers: Collection[Driver]) -> str:
-    left = [f"driver of {driver.name}" for driver in drivers if not driver.gone()]
+def _look_back(prometheus: Prometheus, report: Report, picture: Path, *, all_modes: bool) -> None:
+    """Check what Prometheus has at the end, and draw what it saw."""
+    shown = "count(csi_addons_rbd_volume_status) or vector(0)"
+    with report.step("the volumes' series are gone"), suppress(Stuck):
+        poll(lambda: not prometheus.query(shown)[0].points[0][1], 30, "no series of a volume")
+    report.check("series of volumes", 0, int(prometheus.query(shown)[0].points[0][1]))
+    with report.step("the dashboard is drawn") as step:
+        # from the first story to the last; this chapter is neither
+        chapters = report.chapters_began[1:-1]
+        run = Run(prometheus=prometheus, chapters=chapters, end=time.time())
+        empty = draw(run, picture)
+        step.result = str(picture)
+    if all_modes:  # each has panels of its own
+        report.check("panels without data", "none", ", ".join(empty) or "none")
+
+
+def _left(lab: Lab | None, others: Collection[Driver | Controller | Prometheus]) -> str:
+    left = [each.name for each in others if not each.gone()]
     for site in lab.sites.values() if lab else ():
         left += [f"{daemon} of {site.name}" for daemon, pid in site.pids().items() if pid]
     return ", ".join(left) or "none"

@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One driver process per site, and calls on its socket as the controller makes them."""
 
-import os
-import signal
-import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -21,6 +17,7 @@ from grpc_status import rpc_status
 from csi_addons_rbd._proto import identity_pb2, identity_pb2_grpc
 from csi_addons_rbd._proto import replication_pb2 as pb
 from csi_addons_rbd._proto import replication_pb2_grpc as services
+from demo import processes
 from lab import CHECK_INTERVAL, Site
 from lab.site import free_port
 
@@ -29,9 +26,10 @@ DEADLINE: Final = 180
 """Seconds that the controller gives each call."""
 RETRIED: Final = ("ABORTED", "UNAVAILABLE")
 """Codes after which the controller makes the same call again."""
+_ENDS: Final = ("DemoteVolume", "DisableVolumeReplication")
+"""Methods after whose OK a volume is primary no more."""
 _PAUSE: Final = 1.5
 _READY_BOUND: Final = 20
-_STOP_BOUND: Final = 20
 _LOG_LINES: Final = 10
 
 _T = TypeVar("_T")
@@ -75,26 +73,24 @@ class Driver:
         self.log = directory / f"{site.name}-driver.log"
         self.texts: list[str] = []
         """Every error text that a caller was shown."""
-        self._port = free_port()
-        with self.log.open("wb") as log:
-            # a session of its own: Ctrl-C is for the demo, which then ends the driver orderly
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "csi_addons_rbd", "serve"),
-                    *("--endpoint", f"unix://{self.socket}"),
-                    *("--driver-name", NAME),
-                    *("--config-dir", str(site.config_dir)),
-                    *("--metrics-address", f"127.0.0.1:{self._port}"),
-                    *("--state-check-interval", str(CHECK_INTERVAL)),
-                    # an audience waits less patiently than a controller
-                    *("--promote-wait", "20"),
-                    *("--log-level", "debug", "--log-format", "json"),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self.primaries: set[str] = set()
+        """Handles of the volumes that were made primary here, by what was answered."""
+        self.port = free_port()
+        """Where it serves its metrics."""
+        self._process = processes.start(
+            [
+                *(sys.executable, "-m", "csi_addons_rbd", "serve"),
+                *("--endpoint", f"unix://{self.socket}"),
+                *("--driver-name", NAME),
+                *("--config-dir", str(site.config_dir)),
+                *("--metrics-address", f"127.0.0.1:{self.port}"),
+                *("--state-check-interval", str(CHECK_INTERVAL)),
+                # an audience waits less patiently than a controller
+                *("--promote-wait", "20"),
+                *("--log-level", "debug", "--log-format", "json"),
+            ],
+            self.log,
+        )
         self._channel = grpc.insecure_channel(f"unix://{self.socket}")
         self._controller = services.ControllerStub(self._channel)
         self._identity = identity_pb2_grpc.IdentityStub(self._channel)
@@ -125,9 +121,9 @@ class Driver:
             replication_source=source, secrets=self.site.secrets, **fields
         )
         how = " (force)" if fields.get("force") else ""
-        return Ask(f"{self.name}  {method}{how}", lambda: self._call(method, request))
+        return Ask(f"{self.name}  {method}{how}", lambda: self._call(method, handle, request))
 
-    def _call(self, method: str, request: Message) -> Answer:
+    def _call(self, method: str, handle: str, request: Message) -> Answer:
         began = time.monotonic()
         try:
             response = getattr(self._controller, method)(request, timeout=DEADLINE)
@@ -138,11 +134,15 @@ class Driver:
             return Answer(
                 code=error.code().name, reason=_reason(error), message=message, seconds=seconds
             )
+        if method == "PromoteVolume":
+            self.primaries.add(handle)
+        elif method in _ENDS:
+            self.primaries.discard(handle)
         return Answer(code="OK", response=response, seconds=time.monotonic() - began)
 
     def metrics(self) -> str:
         """Return what a scrape of /metrics gets."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=5) as page:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as page:
             return str(page.read().decode())
 
     def require_running(self) -> None:
@@ -152,15 +152,9 @@ class Driver:
             raise Stuck(f"the driver of {self.name} ended with {code}\n{self._log_end()}")
 
     def stop(self) -> int:
-        """End the process by SIGTERM, or by SIGKILL if it must be; return its exit code."""
+        """End the process; return its exit code."""
         self._channel.close()
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            return self._process.wait(_STOP_BOUND)
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            return self._process.wait()
+        return processes.end(self._process)
 
     def _log_end(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()
@@ -168,11 +162,7 @@ class Driver:
 
     def gone(self) -> bool:
         """Tell whether the driver and its worker processes have ended."""
-        try:
-            os.killpg(self._process.pid, 0)
-        except ProcessLookupError:
-            return True
-        return False
+        return processes.gone(self._process)
 
 
 def repeat(

@@ -56,6 +56,9 @@ class Report:
         if not self.console.is_terminal:
             self.console = Console(highlight=False, width=_PLAIN_WIDTH)
         self.checks: list[Check] = []
+        self.chapters_began: list[tuple[str, float]] = []
+        """Every chapter's title, a part's name before its first, and when it began, in seconds
+        since the epoch."""
         self._part = self._chapter = ""
         self._chapters: dict[str, dict[str, float]] = {}
         self._began = time.monotonic()
@@ -85,6 +88,8 @@ class Report:
         self.console.print(Text(f"{len(chapters) + 1}  {title}", style="bold cyan"))
         began = time.monotonic()
         self._chapter = title
+        name = title if chapters else f"{self._part}: {title}"
+        self.chapters_began.append((name, time.time()))
         try:
             yield
         finally:

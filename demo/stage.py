@@ -12,6 +12,7 @@ from typing import Any, Final
 from rich.text import Text
 
 from demo.drivers import RETRIED, Answer, Ask, Driver, poll, repeat
+from demo.prometheus import Prometheus
 from demo.report import Report
 from demo.witness import Witness
 from lab import Lab
@@ -30,8 +31,15 @@ _BOUND: Final = 60
 class Stage:
     """One volume with a witness and a driver on each site."""
 
-    def __init__(self, lab: Lab, drivers: dict[str, Driver], report: Report, mode: str) -> None:
-        self._report, self._mode = report, mode
+    def __init__(
+        self,
+        lab: Lab,
+        drivers: dict[str, Driver],
+        prometheus: Prometheus,
+        report: Report,
+        mode: str,
+    ) -> None:
+        self._prometheus, self._report, self._mode = prometheus, report, mode
         self._driver1, self._driver2 = drivers["dr1"], drivers["dr2"]
         self._volume = lab.make_volume("dr1", SIZE)
         self._dr1, self._dr2 = (Witness(lab.sites[name], self._volume) for name in ("dr1", "dr2"))
@@ -41,6 +49,11 @@ class Stage:
         self._random = random.Random(mode)  # noqa: S311 - known data, no secret
         self._written = 0
         self._forced = 0
+
+    def restore(self) -> None:
+        """Bring back what a story that got stuck left dead."""
+        for witness in (self._dr1, self._dr2):
+            witness.site.start()
 
     # --- facts -------------------------------------------------------------------------------
 
@@ -130,6 +143,26 @@ class Stage:
         self._report.check(
             "… and to Identity.Probe", "ready", "ready" if driver.probe() else "not ready"
         )
+
+    def _check_fires(self, alert: str) -> None:
+        """Wait until Prometheus fires an alert."""
+        with self._report.step(f"Prometheus fires {alert}") as step:
+            summaries = poll(lambda: self._firing(alert), 60, f"{alert} fires")
+            step.result = summaries[alert]
+        self._report.check(alert, "fires", "fires" if self._firing(alert) else "does not fire")
+
+    def _check_quiet(self, *alerts: str) -> None:
+        """Wait until alerts are over, by default all."""
+        words = ", ".join(alerts) or "every alert"
+        with self._report.step(f"Prometheus sees the end of {words}"):
+            poll(lambda: not self._firing(*alerts), 90, f"{words} is over")
+        still = ", ".join(self._firing(*alerts))
+        self._report.check(f"{words}, still firing", "none", still or "none")
+
+    def _firing(self, *alerts: str) -> dict[str, str]:
+        """Return the summaries of those of these alerts that fire; of all, if none is named."""
+        firing = self._prometheus.firing(self._volume.handle)
+        return {name: words for name, words in firing.items() if name in (alerts or firing)}
 
     def _picture(self, *, lost: bool = False, split: bool = False) -> None:
         """Draw how the sites stand, as their administrators see it."""

@@ -8,15 +8,20 @@ from demo.stage import FOLLOWING, INTERVAL, MIB, SIZE, WAITED_FOR, Stage, readin
 from demo.witness import Witness
 
 HELD = "MIRROR_DAEMON_HOLDS_IMAGE"
+MIRROR_DOWN = "CsiAddonsRbdMirrorDaemonDown"
+SILENT = "CsiAddonsRbdClusterSilent"
+IN_ERROR = "CsiAddonsRbdVolumeInError"
+_ALARM = "rbd-mirror of DR2 stops, and Prometheus tells"
 
 
 class Story(Stage):
     """All chapters, in one mode."""
 
-    def tell(self, between: Callable[[], None]) -> None:
-        """Act every chapter; ``between`` is called after each."""
+    def tell(self, between: Callable[[], None], *, briefly: bool) -> None:
+        """Act every chapter, but for one when told briefly; ``between`` is called after each."""
         for title, chapter in (
             ("A volume on DR1 is replicated to DR2", self._replicate),
+            *(() if briefly else ((_ALARM, self._stop_mirroring),)),
             ("Planned failover: DR1 → DR2", self._fail_over),
             ("Failback: DR2 → DR1", self._fail_back),
             ("DR1 is lost: all its daemons die", self._lose_site),
@@ -54,6 +59,18 @@ class Story(Stage):
         self._check_destinations()
         self._picture()
 
+    def _stop_mirroring(self) -> None:
+        """The volume works on, and its copy stands still: somebody must be told."""
+        self._check_quiet()
+        with self._report.step("rbd-mirror of DR2 is stopped") as step:
+            self._dr2.site.stop("rbd-mirror")
+            step.result = "ended"
+        self._check_fires(MIRROR_DOWN)
+        with self._report.step("rbd-mirror of DR2 is started again") as step:
+            self._dr2.site.start("rbd-mirror")
+            step.result = "runs"
+        self._check_quiet()
+
     def _fail_over(self) -> None:
         self._write_news(self._dr1, "on DR1, just before the move")
         self._move(self._dr1, self._dr2)
@@ -71,6 +88,7 @@ class Story(Stage):
             step.result = "dead"
         self._picture(lost=True)
         self._check_bounded_answer(self._driver1)
+        self._check_fires(SILENT)
         refused = self._settle(self._ask(self._driver2, "PromoteVolume"), "FAILED_PRECONDITION")
         report.check("promotion without force", "PEER_UNREACHABLE", refused.reason)
         self._force_promotion()
@@ -86,6 +104,7 @@ class Story(Stage):
         with report.step("DR1 starts again") as step:
             self._dr1.site.start()
             step.result = "active+clean"
+        self._check_quiet(SILENT)
         self._check_roles("primary", "primary")
         self._settle(self._ask(self._driver1, "DemoteVolume"))
         # OK and not ready until rbd-mirror has found out what happened
@@ -96,6 +115,7 @@ class Story(Stage):
             tell=readiness,
         )
         report.check("resync without force", "SPLIT_BRAIN", refused.reason)
+        self._check_fires(IN_ERROR)
         self._picture(split=True)
         self._resync()
         if self._mode == "snapshot":
@@ -105,6 +125,7 @@ class Story(Stage):
         report.check("DR1's checksum is DR2's", expected, self._dr1.checksum())
         self._check_following(self._dr1, primary=self._dr2)
         self._check_healthy(self._driver2)
+        self._check_quiet()
         self._picture()
 
     def _ready(self) -> None:
@@ -163,6 +184,7 @@ class Story(Stage):
             step.result = "runs"
         block = self._dr2.read(512, 0)
         self._wait("DR2 takes writes", lambda: self._dr2.takes(block, 0), 90)
+        self._promote(self._driver2, force=True)
 
     def _promote(self, driver: Driver, *, force: bool = False) -> None:
         self._forced += force

@@ -39,6 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     volume = command("volume", _volume, "make a volume as ceph-csi would and print its handle")
     volume.add_argument("site", choices=("dr1", "dr2"))
     volume.add_argument("--size", type=_size, default="64M", help="such as 64M (%(default)s)")
+    secrets = command("secrets", _secrets, "print what calls to a site's driver need, as JSON")
+    secrets.add_argument("site", choices=("dr1", "dr2"))
     command("status", _status, "show daemons, health and mirrored images")
     for name, run, text in (
         ("kill", _kill, "lose a site, or some of its daemons; or freeze and thaw them"),
@@ -71,6 +73,10 @@ def _up(arguments: argparse.Namespace) -> None:
 
 def _volume(arguments: argparse.Namespace) -> None:
     _say(Lab.load(arguments.directory).make_volume(arguments.site, arguments.size).handle)
+
+
+def _secrets(arguments: argparse.Namespace) -> None:
+    _say(json.dumps(Lab.load(arguments.directory).sites[arguments.site].secrets))
 
 
 def _status(arguments: argparse.Namespace) -> None:

@@ -20,7 +20,8 @@ def start(argv: list[str], *, home: Path, name: str, env: Mapping[str, str]) -> 
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            cwd=home,
+            # where systemd starts them, too: Debian's Ceph 18 looks for its classes below lib/
+            cwd="/",
             env={**os.environ, **env},
             start_new_session=True,
         )

@@ -19,6 +19,7 @@ from typing import Final
 import rados
 
 from lab import processes
+from lab.mgr_modules import module_path
 
 DAEMONS: Final = ("mon", "osd", "mgr", "rbd-mirror")
 PROVISIONER: Final = "csi-rbd-provisioner"
@@ -39,6 +40,7 @@ pid file =
 keyring = {home}/keyring
 mon data = {home}/mon.data
 mgr data = {home}/mgr.data
+mgr module path = {modules}
 osd data = {home}/osd.data
 osd objectstore = memstore
 memstore device bytes = 2G
@@ -67,6 +69,12 @@ mgr initial modules = rbd_support
 rbd mirror pool replayers refresh interval = 2
 rbd mirror image state check interval = {check_interval}
 rbd mirror leader heartbeat interval = 1
+
+# without a socket these two would never answer 'ceph tell', either
+[mon]
+admin socket = {home}/$name.asok
+[osd]
+admin socket = {home}/$name.asok
 """
 CHECK_INTERVAL: Final = 5
 """``rbd_mirror_image_state_check_interval`` of both sites, in seconds."""
@@ -77,9 +85,13 @@ _KEYS: Final = {
     "mgr.x": {"mon": "allow profile mgr", "osd": "allow *", "mds": "allow *"},
     "osd.0": {"mon": "allow profile osd", "mgr": "allow profile osd", "osd": "allow *"},
     "client.rbd-mirror": {"mon": "profile rbd-mirror", "osd": "profile rbd"},
-    # what the driver gets, as Rook gives it to ceph-csi's provisioner
-    f"client.{PROVISIONER}": {"mon": "profile rbd", "osd": "profile rbd", "mgr": "allow rw"},
 }
+
+
+def driver_caps(*pools: str) -> dict[str, str]:
+    """Return what the driver needs for its pools, and no more: docs/reference/caps.md."""
+    profile = ", ".join(f"profile rbd pool={pool}" for pool in pools)
+    return {"mon": "profile rbd", "osd": profile, "mgr": profile}
 
 
 class LabError(Exception):
@@ -146,6 +158,11 @@ class Site:
             first = signal.SIGTERM if daemon == "osd" else signal.SIGKILL
             processes.end(self.home, daemon, first=first, patience=20)
 
+    def stop(self, *daemons: str) -> None:
+        """End daemons in order, as who restarts them does."""
+        for daemon in daemons:
+            processes.end(self.home, daemon, first=signal.SIGTERM, patience=20)
+
     def start(self, *daemons: str) -> None:
         """Start daemons (all of them by default) and wait until the site serves."""
         for daemon in daemons or DAEMONS:
@@ -164,10 +181,9 @@ def build(home: Path, *, name: str, pool: str, extra_pool: bool) -> Site:
     """Make one site from nothing: monitor, OSD, manager and a pool ready to be mirrored."""
     home.mkdir(parents=True, mode=0o700)
     fsid, port = str(uuid.uuid4()), free_port()
-    (home / "ceph.conf").write_text(
-        _CONF.format(fsid=fsid, port=port, home=home, check_interval=CHECK_INTERVAL)
-    )
-    key = _make_keys(home)
+    conf = {"fsid": fsid, "port": port, "modules": module_path(home)}
+    (home / "ceph.conf").write_text(_CONF.format(home=home, check_interval=CHECK_INTERVAL, **conf))
+    key = _make_keys(home, driver_caps(pool))
     _make_monitor(home, fsid, port)
     start_daemon(home, "mon")
     _make_osd(home)
@@ -269,10 +285,10 @@ def require_tools() -> None:
         )
 
 
-def _make_keys(home: Path) -> str:
+def _make_keys(home: Path, of_driver: dict[str, str]) -> str:
     """Make every key of the site; return the provisioner's."""
     keyring = str(home / "keyring")
-    for name, caps in _KEYS.items():
+    for name, caps in {**_KEYS, f"client.{PROVISIONER}": of_driver}.items():
         arguments = [part for service, cap in caps.items() for part in ("--cap", service, cap)]
         create = [] if (home / "keyring").exists() else ["--create-keyring"]
         run(home, "ceph-authtool", keyring, *create, "--gen-key", "-n", name, *arguments)

@@ -2,6 +2,7 @@
 """Volumes as ceph-csi makes them: an image, and its entries in the CSI journal."""
 
 import uuid as uuids
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +17,7 @@ FEATURES: Final = (
     | rbd.RBD_FEATURE_OBJECT_MAP
     | rbd.RBD_FEATURE_FAST_DIFF
 )
+_AT_ONCE: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,20 +38,34 @@ def make_volume(
     features: int = FEATURES,
 ) -> Volume:
     """Make an image of ``size`` bytes with its CSI journal."""
-    uuid = uuid or str(uuids.uuid4())
-    image, request = f"csi-vol-{uuid}", f"pvc-{uuids.uuid4()}"
     with site.ioctx(namespace) as ioctx:
-        rbd.RBD().create(ioctx, image, size, old_format=False, features=features)
-        with rbd.Image(ioctx, image, read_only=True) as opened:
-            image_id = opened.id()
-        entries = {
-            "csi.volname": request,
-            "csi.imagename": image,
-            "csi.imageid": image_id,
-            "csi.volume.owner": "default",
-        }
-        _set_omap(ioctx, f"csi.volume.{uuid}", entries)
-        _set_omap(ioctx, "csi.volumes.default", {f"csi.volume.{request}": uuid})
+        return _make(ioctx, site, size, uuid=uuid or str(uuids.uuid4()), features=features)
+
+
+def make_volumes(site: Site, size: int, number: int) -> list[Volume]:
+    """Make many at once, over one connection."""
+    with site.ioctx() as ioctx, ThreadPoolExecutor(_AT_ONCE) as executor:
+        return list(
+            executor.map(
+                lambda _: _make(ioctx, site, size, uuid=str(uuids.uuid4()), features=FEATURES),
+                range(number),
+            )
+        )
+
+
+def _make(ioctx: rados.Ioctx, site: Site, size: int, *, uuid: str, features: int) -> Volume:
+    image, request = f"csi-vol-{uuid}", f"pvc-{uuids.uuid4()}"
+    rbd.RBD().create(ioctx, image, size, old_format=False, features=features)
+    with rbd.Image(ioctx, image, read_only=True) as opened:
+        image_id = opened.id()
+    entries = {
+        "csi.volname": request,
+        "csi.imagename": image,
+        "csi.imageid": image_id,
+        "csi.volume.owner": "default",
+    }
+    _set_omap(ioctx, f"csi.volume.{uuid}", entries)
+    _set_omap(ioctx, "csi.volumes.default", {f"csi.volume.{request}": uuid})
     return Volume(handle=handle_of(site, uuid), uuid=uuid, image=image)
 
 
