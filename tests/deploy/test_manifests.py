@@ -22,10 +22,21 @@ from rendering import (
     with_components,
 )
 
-from csi_addons_rbd.config import version
-
+CHANGELOG = DEPLOY.parent / "CHANGELOG.md"
 KUBERNETES = ("1.25", "1.31", "1.37")
 """The oldest with schemas, the newest, and one between."""
+_FIRST = "0.1.0"
+"""The version that is named until the first release."""
+OLD_FIELDS = {
+    "apiVersion",
+    "kind",
+    "namespace",
+    "resources",
+    "components",
+    "patches",
+    "images",
+    "configMapGenerator",
+}
 
 
 def valid(each: Object, kubernetes: str) -> None:
@@ -78,7 +89,7 @@ def test_daemonset_is_the_rendered_overlay_for_rook() -> None:
 
 
 def test_images_are_named_once() -> None:
-    """Name and version stand in components/images, and the driver's is this version."""
+    """Name and version stand in components/images, and the driver's is the newest release's."""
     sources = [path for path in files() if path != DEPLOY / "daemonset.yaml"]
     naming = {
         path.relative_to(DEPLOY)
@@ -86,9 +97,10 @@ def test_images_are_named_once() -> None:
         if re.search(r"ghcr\.io|quay\.io", path.read_text())
     }
     assert naming == {Path("components/images/kustomization.yaml")}
+    released, *_ = re.findall(r"^## \[([\d.]+)\]", CHANGELOG.read_text(), re.MULTILINE) or [_FIRST]
     for tree in TREES:
         driver = container(rendered(tree), "csi-addons-rbd")["image"]
-        assert driver == f"ghcr.io/csi-addons-rbd/csi-addons-rbd:v{version()}"
+        assert driver == f"ghcr.io/csi-addons-rbd/csi-addons-rbd:v{released}"
         assert re.fullmatch(
             r"quay\.io/csiaddons/k8s-sidecar:v\d+\.\d+\.\d+",
             container(rendered(tree), "csi-addons")["image"],
@@ -104,6 +116,14 @@ def test_no_secret(tree: str) -> None:
         assert not re.search(
             r"^kind: Secret$|userKey|userID|AQ[\w+/]{36}==", path.read_text(), re.MULTILINE
         )
+
+
+def test_kustomizations_use_fields_that_the_oldest_kustomize_knows() -> None:
+    """Those that kubectl 1.22 (kustomize 4.2) was seen to render."""
+    for path in DEPLOY.rglob("kustomization.yaml"):
+        written = yaml.safe_load(path.read_text())
+        assert written.keys() <= OLD_FIELDS, path
+        assert all(each.keys() <= {"path", "target"} for each in written.get("patches", ())), path
 
 
 def test_no_anchors() -> None:
@@ -216,6 +236,16 @@ def test_network_policy_opens_the_ports_of_the_pod(tmp_path: Path) -> None:
     (driver,) = container(objects, "csi-addons-rbd")["ports"]
     guarded = {port["port"]: "from" in rule for rule in policy["ingress"] for port in rule["ports"]}
     assert guarded == {sidecar["containerPort"]: True, driver["containerPort"]: False}
+
+
+def test_grafana_gets_the_dashboard_that_is_tested(tmp_path: Path) -> None:
+    """In a config map with the label that its loader looks for, under a name that lasts."""
+    objects = with_components(tmp_path, "overlays/rook", "monitoring")
+    loaded = one(objects, "ConfigMap")
+    assert loaded["metadata"]["name"] == "csi-addons-rbd-dashboard"
+    assert loaded["metadata"]["labels"]["grafana_dashboard"] == "1"
+    dashboard = DEPLOY / "components/monitoring/dashboard.json"
+    assert loaded["data"] == {"dashboard.json": dashboard.read_text()}
 
 
 def test_monitoring_finds_the_metrics_of_either_pod(tmp_path: Path) -> None:
