@@ -5,22 +5,30 @@ TOX := .venv/bin/tox run --quiet -e
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint typing protos drift unit ceph contract storms conformance drills \
-    play mutations faults kills fuzz soak deploy monitoring coverage clean
+    play mutations faults kills fuzz soak bench docs deploy container monitoring coverage \
+    image dist test-release clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what is missing (Debian packages) and make .venv
 	@scripts/setup
 
 demo: setup ## Watch a volume replicate, fail over and survive, on two real Ceph sites
+	@scripts/prometheus
 	@.venv/bin/python -m demo
 
-test: setup ## Run lint, typing, stubs, unit tests, and the contract on two real Ceph sites
-	@$(TOX) lint,typing,drift,unit,ceph,contract
+test: setup ## Run lint, typing, unit tests, manifests, alerts, the contract and short storms on real sites
+	@$(TOX) lint,typing,drift,unit,deploy,monitoring,contract
+	@# both mostly wait: for leases to run out, for rbd-mirror, for clusters to come back
+	@.venv/bin/tox run-parallel --quiet --parallel-no-spinner -e ceph,storms
 
-lint typing drift unit ceph contract storms conformance drills play mutations faults kills fuzz soak deploy monitoring coverage: setup
+lint typing drift unit ceph contract storms conformance drills play mutations kills fuzz soak \
+bench docs deploy container monitoring coverage dist: setup
 	@$(TOX) $@
+
+faults: setup ## Every call under every fault: answered in time, and healed (needs root)
+	@$(TOX) faults,isolation
 
 lint: ## Style, spelling, import contracts
 typing: ## mypy, strict
@@ -32,17 +40,27 @@ conformance: ## Every row of the contract, on two real Ceph sites
 drills: ## Data moved back and forth without a pause, site loss, relocation
 play: ## Let a model play against the driver, in any order and any weather
 mutations: ## Does the conformance suite catch a broken driver?
-faults: ## Every call under every fault: answered in time, and healed
-kills: ## Worker and driver killed at every step: does the next call converge?
+kills: ## Driver killed, crashed, frozen at every step: does the next call converge?
 fuzz: ## Bad input of every kind
 soak: ## 100,000 calls: does anything grow?
-storms: ## A short version of these four
+storms: ## A short version of faults, kills, fuzz and soak
+bench: ## How fast is it, beside bare librbd?
+docs: ## The site of the documents (build/site), and every command in them
 deploy: ## Kubernetes manifests, rendered and validated
-monitoring: ## Alert rules and dashboard (needs promtool)
+container: ## The image, started as a container on two real Ceph sites (needs root)
+monitoring: ## Alert rules and dashboard
 coverage: ## Which branches of the driver do all tests together take?
+
+dist: ## Build wheel and sdist, and check them
+
+image: ## Build the container image, with docker, podman or buildah
+	@scripts/image
+
+test-release: setup ## RELEASE=trixie or forky: run lab and tests with its Ceph and Python (needs root)
+	@$(TOX) release -- $(RELEASE)
 
 protos: setup ## Write the stubs of protos/ anew
 	@scripts/protos
 
 clean: ## Remove what set-up and tests made
-	rm -rf .venv .tox .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf demo.png .venv .tox .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist .coverage .coverage.*
