@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 # Every target sets up what it needs. The commands themselves stand in tox.ini.
 
-TOX := .venv/bin/tox run --quiet -e
-
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint typing protos drift unit ceph contract storms conformance drills \
-    play mutations faults kills fuzz soak bench docs deploy container monitoring coverage \
-    image dist test-release clean
+.PHONY: $(or $(MAKECMDGOALS),help)
+
+ifeq ($(origin RELEASE),command line)
+
+# any target, with the Ceph and the Python of that Debian release
+$(or $(MAKECMDGOALS),help):
+	@scripts/in-release $(RELEASE) make --no-print-directory $@
+
+else
+
+TOX := .venv/bin/tox run --quiet -e
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,12 +24,10 @@ demo: setup ## Watch a volume replicate, fail over and survive, on two real Ceph
 	@scripts/prometheus
 	@.venv/bin/python -m demo
 
-test: setup ## Run lint, typing, unit tests, manifests, alerts, the contract and short storms on real sites
-	@$(TOX) lint,typing,drift,unit,deploy,monitoring,contract
-	@# both mostly wait: for leases to run out, for rbd-mirror, for clusters to come back
-	@.venv/bin/tox run-parallel --quiet --parallel-no-spinner -e ceph,storms
+test: setup ## Run every tier: lint, typing, unit tests, manifests, alerts, and the contract on real sites
+	@.venv/bin/python -m tests.tiers $(if $(ALSO),--also $(ALSO))
 
-lint typing drift unit ceph contract storms conformance drills play mutations kills fuzz soak \
+lint typing drift unit ceph contract chaos-smoke conformance drills play mutations kills fuzz soak \
 bench docs deploy container monitoring coverage dist: setup
 	@$(TOX) $@
 
@@ -43,7 +47,7 @@ mutations: ## Does the conformance suite catch a broken driver?
 kills: ## Driver killed, crashed, frozen at every step: does the next call converge?
 fuzz: ## Bad input of every kind
 soak: ## 100,000 calls: does anything grow?
-storms: ## A short version of faults, kills, fuzz and soak
+chaos-smoke: ## A short version of faults, kills, fuzz and soak
 bench: ## How fast is it, beside bare librbd?
 docs: ## The site of the documents (build/site), and every command in them
 deploy: ## Kubernetes manifests, rendered and validated
@@ -56,11 +60,13 @@ dist: ## Build wheel and sdist, and check them
 image: ## Build the container image, with docker, podman or buildah
 	@scripts/image
 
-test-release: setup ## RELEASE=trixie or forky: run lab and tests with its Ceph and Python (needs root)
-	@$(TOX) release -- $(RELEASE)
+lock: setup ## Take the newest version of every dependency into requirements/
+	@scripts/lock
 
 protos: setup ## Write the stubs of protos/ anew
 	@scripts/protos
 
 clean: ## Remove what set-up and tests made
 	rm -rf demo.png .venv .tox .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist .coverage .coverage.*
+
+endif

@@ -285,6 +285,12 @@ def require_tools() -> None:
         )
 
 
+def ceph_version() -> str:
+    """Return the release of the daemons that make a lab here, such as ``16.2.15``."""
+    done = subprocess.run(["ceph-osd", "--version"], check=True, capture_output=True, text=True)
+    return done.stdout.split()[2]
+
+
 def _make_keys(home: Path, of_driver: dict[str, str]) -> str:
     """Make every key of the site; return the provisioner's."""
     keyring = str(home / "keyring")

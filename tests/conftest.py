@@ -7,9 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from csi_addons_conformance import speed
 from hypothesis import settings
 
 _NEEDS_LAB = "lab"
+_TIMEOUT = 120
+# on a quiet machine; an option says otherwise for what takes longer
+os.environ.setdefault("PYTEST_TIMEOUT", f"{_TIMEOUT * speed.factor():.0f}")
 # how long one example takes says more of the machine than of the code
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
@@ -25,10 +29,12 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs the lab, by the fixtures it uses."""
+    """Mark what needs the lab, by the fixtures it uses, and report what guards data."""
     for item in items:
         if _NEEDS_LAB in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.ceph)
+        if item.get_closest_marker("safety"):
+            item.user_properties.append(("kind", "safety"))
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from csi_addons_conformance import report
+from csi_addons_conformance import report, speed
 from csi_addons_conformance.case import BOTH, CASES, Case
 from csi_addons_conformance.cases import load
-from csi_addons_conformance.runner import Result, run_all
+from csi_addons_conformance.runner import Result, run_again, run_all
 from csi_addons_conformance.stage import Stage
 from csi_addons_conformance.staging import add_arguments, staged
 from lab import LabError
@@ -32,12 +32,17 @@ def main() -> None:
         for each in chosen:
             console.print(f"{each.name}  [dim]{each.kind}, {', '.join(each.modes)}[/]  {each.row}")
         return
+    console.print(f"bounds on time: those of a quiet machine, times {speed.factor():.2f}")
+    began = time.monotonic()
     try:
         with ExitStack() as running:
             stages = _start(_labs(arguments), arguments, running)
-            results, seconds = _run(chosen, stages, arguments, console)
+            results = _run(chosen, stages, arguments, console)
+        if not arguments.once and _own_labs(arguments):
+            results = _run_again(results, arguments, console)
     except LabError as exc:
         sys.exit(f"csi-addons-conformance: {exc}")
+    seconds = time.monotonic() - began
     report.show(results, console, seconds)
     if arguments.junit:
         report.write_junit(results, arguments.junit, seconds)
@@ -48,9 +53,8 @@ def main() -> None:
 
 def _run(
     chosen: list[Case], stages: list[Stage], arguments: argparse.Namespace, console: Console
-) -> tuple[list[Result], float]:
-    """Run the cases, telling of each; return the results in the cases' order, and the seconds."""
-    began = time.monotonic()
+) -> list[Result]:
+    """Run the cases, telling of each; return the results in the cases' order."""
     results: list[Result] = []
     for result in run_all(
         chosen,
@@ -62,7 +66,18 @@ def _run(
         results.append(result)
     order = {each.name: number for number, each in enumerate(chosen)}
     results.sort(key=lambda each: (order[each.case.name], each.mode))
-    return results, time.monotonic() - began
+    return results
+
+
+def _run_again(
+    results: list[Result], arguments: argparse.Namespace, console: Console
+) -> list[Result]:
+    """Run again what failed, telling of each; return the results with what came then."""
+    again = {}
+    for result in run_again(results, lambda: staged(arguments)):
+        console.print(report.line(result), highlight=False)
+        again[result.case.name, result.mode] = result
+    return [again.get((each.case.name, each.mode), each) for each in results]
 
 
 def _start(labs: int, arguments: argparse.Namespace, running: ExitStack) -> list[Stage]:
@@ -73,7 +88,11 @@ def _start(labs: int, arguments: argparse.Namespace, running: ExitStack) -> list
 
 def _labs(arguments: argparse.Namespace) -> int:
     """Return how many labs to use: several only where the suite starts them itself."""
-    return 1 if arguments.lab or arguments.site else int(arguments.labs)
+    return int(arguments.labs) if _own_labs(arguments) else 1
+
+
+def _own_labs(arguments: argparse.Namespace) -> bool:
+    return not arguments.lab and not arguments.site
 
 
 def _chosen(select: list[str], leave_out: list[str]) -> list[Case]:
@@ -102,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--side-by-side", type=int, default=8, metavar="N", help="cases at once (default 8)")
     add("--labs", type=int, default=4, metavar="N", help="labs to start (default 4)")
     add("--strict", action="store_true", help="contract cases count for the exit code, too")
+    add("--once", action="store_true", help="do not run again what failed")
     add("--list", action="store_true", help="list the cases and end")
     add("--junit", type=Path, metavar="FILE", help="write JUnit XML")
     add("--markdown", type=Path, metavar="FILE", help="write Markdown")

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
+from csi_addons_conformance import speed
+
 if TYPE_CHECKING:
     from csi_addons_conformance.client import Answer
     from csi_addons_conformance.stage import Stage
@@ -94,15 +96,20 @@ def require(condition: object, expected: str, came: object) -> None:
 
 
 def expect(answer: "Answer", *codes: str, saying: Collection[str] = (), within: float = 0) -> None:
-    """Check an answer's code, words that its message must hold, and seconds it may take."""
+    """Check an answer's code, words that its message must hold, and seconds it may take.
+
+    The seconds are those of a quiet machine, here as in :func:`poll` and :func:`settle`.
+    """
     require(answer.code in codes, " or ".join(codes), answer)
     for words in saying:
         require(words.lower() in answer.message.lower(), f"a message with {words!r}", answer)
+    within *= speed.factor()
     require(not within or answer.seconds <= within, f"an answer within {within:g} s", answer)
 
 
 def poll(look: Callable[[], _T], *, seconds: float, what: str, every: float = 0.5) -> _T:
     """Look until something is truthy, and return it."""
+    seconds *= speed.factor()
     deadline = time.monotonic() + seconds
     while not (seen := look()):
         if time.monotonic() > deadline:
@@ -116,6 +123,7 @@ def settle(
 ) -> "Answer":
     """Repeat a call as the controller does, until another answer than "ask again" comes."""
     codes = codes or ("OK",)
+    seconds *= speed.factor()
     deadline = time.monotonic() + seconds
     while (answer := call()).code in PASSING and answer.code not in codes:
         if time.monotonic() > deadline:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The results as a table on a terminal, as JUnit XML and as Markdown."""
 
+import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -10,22 +11,33 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from csi_addons_conformance import speed
 from csi_addons_conformance.case import Kind
-from csi_addons_conformance.runner import Result, Verdict
+from csi_addons_conformance.runner import BAD, Result, Verdict
+from csi_addons_conformance.steadiness import bearable
+from lab.site import ceph_version
 
 _MARKS = {
     Verdict.PASSED: "[green]✔[/]",
+    Verdict.UNSTEADY: "[yellow]~[/]",
     Verdict.FAILED: "[bold red]✘[/]",
     Verdict.BROKEN: "[bold magenta]![/]",
     Verdict.SKIPPED: "[yellow]–[/]",
 }
-_BAD = (Verdict.FAILED, Verdict.BROKEN)
+_TAGS = {
+    Verdict.FAILED: "failure",
+    Verdict.BROKEN: "error",
+    Verdict.SKIPPED: "skipped",
+    Verdict.UNSTEADY: "flakyFailure",
+}
 _GRAVE = (Kind.SPEC, Kind.SAFETY)
 
 
 def line(result: Result) -> str:
     """Return one result as a line of progress, with the terminal's markup."""
     text = f"{_MARKS[result.verdict]} {escape(result.name)}  [dim]{result.seconds:.1f} s[/]"
+    if result.first:
+        text += f"\n    at first: {escape(result.first)}\n    alone in a fresh lab:"
     if result.verdict is not Verdict.PASSED:
         text += f"\n    {escape(result.came)}"
     return text
@@ -49,6 +61,11 @@ def show(results: Sequence[Result], console: Console, seconds: float) -> None:
             _MARKS[each.verdict],
         )
     console.print(table)
+    unsteady = [each for each in results if each.verdict is Verdict.UNSTEADY]
+    if unsteady:
+        console.print("Unsteady, which is a fault to find:")
+    for each in unsteady:
+        console.print(line(each), highlight=False)
     console.print(summary(results, seconds), highlight=False)
 
 
@@ -65,16 +82,19 @@ def summary(results: Sequence[Result], seconds: float) -> str:
 
 def exit_code(results: Sequence[Result], *, strict: bool) -> int:
     """Return 0 when every spec and safety case passed; ``strict`` counts the contract, too."""
-    bad = [each for each in results if each.verdict in _BAD]
+    bad = [each for each in results if each.verdict in BAD]
+    unsteady = [each.case.kind for each in results if each.verdict is Verdict.UNSTEADY]
+    if not bearable(unsteady):
+        return 1
     return int(bool(bad) if strict else any(map(_is_grave, bad)))
 
 
 def _is_grave(result: Result) -> bool:
-    return result.verdict in _BAD and result.case.kind in _GRAVE
+    return result.verdict in BAD and result.case.kind in _GRAVE
 
 
 def write_junit(results: Sequence[Result], path: Path, seconds: float) -> None:
-    """Write what CI systems read."""
+    """Write what CI systems read; an unsteady case as Maven's Surefire writes a flaky one."""
     bad = Counter(each.verdict for each in results)
     suite = ET.Element(
         "testsuite",
@@ -85,6 +105,9 @@ def write_junit(results: Sequence[Result], path: Path, seconds: float) -> None:
         skipped=str(bad[Verdict.SKIPPED]),
         time=f"{seconds:.3f}",
     )
+    properties = ET.SubElement(suite, "properties")
+    for name, value in surroundings().items():
+        ET.SubElement(properties, "property", name=name, value=value)
     for each in results:
         item = ET.SubElement(
             suite,
@@ -93,10 +116,18 @@ def write_junit(results: Sequence[Result], path: Path, seconds: float) -> None:
             name=each.case.name,
             time=f"{each.seconds:.3f}",
         )
-        tags = {Verdict.FAILED: "failure", Verdict.BROKEN: "error", Verdict.SKIPPED: "skipped"}
-        if each.verdict in tags:
-            ET.SubElement(item, tags[each.verdict], message=each.came)
+        if each.verdict in _TAGS:
+            ET.SubElement(item, _TAGS[each.verdict], message=each.first or each.came)
     ET.ElementTree(suite).write(path, encoding="utf-8", xml_declaration=True)
+
+
+def surroundings() -> Mapping[str, str]:
+    """Return what a run depended on: the lab's Ceph, the interpreter, and the bounds on time."""
+    return {
+        "ceph": ceph_version(),
+        "python": platform.python_version(),
+        "bounds": f"{speed.factor():.2f}",
+    }
 
 
 def write_markdown(results: Sequence[Result], path: Path, seconds: float) -> None:

@@ -1,28 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs cases: those that disturb nobody side by side, the others one after the other."""
+"""Runs cases: those that disturb nobody side by side, the others one after the other.
+
+What failed is run once more, alone in a fresh lab.
+"""
 
 import queue
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import TYPE_CHECKING, Final
 
 from csi_addons_conformance.case import Case, SkippedError, UnmetError
-from csi_addons_conformance.stage import Stage
+from csi_addons_conformance.steadiness import MOST_AGAIN
+
+if TYPE_CHECKING:
+    from csi_addons_conformance.stage import Stage
 
 
 class Verdict(StrEnum):
     """How one run of a case ended."""
 
     PASSED = "passed"
+    UNSTEADY = "unsteady"
+    """It failed at first, and passed when it was run again, alone in a fresh lab."""
     FAILED = "failed"
     """Something else came than what must."""
     BROKEN = "broken"
     """The case itself could not go on: a fault of the suite or of the lab."""
     SKIPPED = "skipped"
+
+
+BAD: Final = (Verdict.FAILED, Verdict.BROKEN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +47,8 @@ class Result:
     came: str
     """What came instead, or the facts that the case noted."""
     seconds: float
+    first: str = ""
+    """What came at first, of a case that was run twice."""
 
     @property
     def name(self) -> str:
@@ -43,7 +57,7 @@ class Result:
 
 
 def run_all(
-    cases: Iterable[Case], stages: Sequence[Stage], *, modes: tuple[str, ...], side_by_side: int
+    cases: Iterable[Case], stages: "Sequence[Stage]", *, modes: tuple[str, ...], side_by_side: int
 ) -> Iterator[Result]:
     """Run every case in every mode it has, and yield the results as they come.
 
@@ -69,6 +83,21 @@ def run_all(
         wait_for([*alone, *together])
 
 
+def run_again(
+    results: Sequence[Result], fresh: "Callable[[], AbstractContextManager[Stage]]"
+) -> Iterator[Result]:
+    """Run again what failed, each in a lab of its own, and yield what came then."""
+    bad = [each for each in results if each.verdict in BAD]
+    if len(bad) > MOST_AGAIN:
+        return
+    for each in bad:
+        with fresh() as stage:
+            second = _run(each.case, stage, each.mode)
+        passed = second.verdict is Verdict.PASSED
+        verdict = Verdict.UNSTEADY if passed else second.verdict
+        yield replace(second, verdict=verdict, first=each.came)
+
+
 @contextmanager
 def _cancelling(executor: ThreadPoolExecutor) -> Iterator[ThreadPoolExecutor]:
     """Begin nothing more once the block was left by an exception, such as Ctrl-C."""
@@ -82,7 +111,7 @@ def _cancelling(executor: ThreadPoolExecutor) -> Iterator[ThreadPoolExecutor]:
 
 def _run_alone(
     runs: "queue.SimpleQueue[tuple[Case, str]]",
-    stage: Stage,
+    stage: "Stage",
     results: "queue.SimpleQueue[Result]",
 ) -> None:
     """Take one run after the other until there is none."""
@@ -94,11 +123,11 @@ def _run_alone(
         _put(results, case, stage, mode)
 
 
-def _put(results: "queue.SimpleQueue[Result]", case: Case, stage: Stage, mode: str) -> None:
+def _put(results: "queue.SimpleQueue[Result]", case: Case, stage: "Stage", mode: str) -> None:
     results.put(_run(case, stage, mode))
 
 
-def _run(case: Case, stage: Stage, mode: str) -> Result:
+def _run(case: Case, stage: "Stage", mode: str) -> Result:
     noted: list[str] = []
     began = time.monotonic()
     verdict, came = _attempt(case.run, replace(stage, mode=mode, say=noted.append))
@@ -111,7 +140,7 @@ def _run(case: Case, stage: Stage, mode: str) -> Result:
     )
 
 
-def _attempt(run: Callable[[Stage], None], stage: Stage) -> tuple[Verdict, str]:
+def _attempt(run: "Callable[[Stage], None]", stage: "Stage") -> tuple[Verdict, str]:
     try:
         run(stage)
     except UnmetError as exc:

@@ -12,6 +12,8 @@ from csi_addons_rbd.ceph.pulse import Use
 from csi_addons_rbd.replication.calls import Credentials, Place
 from lab import Volume
 
+pytestmark = pytest.mark.safety
+
 
 def place_of(stage: Stage) -> tuple[Place, Credentials]:
     """Return what a worker is told of dr1's pool."""

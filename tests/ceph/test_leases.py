@@ -19,6 +19,7 @@ from lab import Volume
 from tests.driver_insides import operations
 from tests.kills.lanes import Lane, lanes
 
+pytestmark = pytest.mark.safety
 LEASE = 30
 """Seconds after which a lease runs out."""
 

@@ -11,6 +11,8 @@ from csi_addons_rbd.replication.errors import ImageChanged
 from csi_addons_rbd.replication.image import ImageSpec, ResyncRecord
 from lab import Volume
 
+pytestmark = pytest.mark.safety
+
 
 def test_a_late_change_spares_a_newer_record(stage: Stage, volume: Volume) -> None:
     """A driver frozen after it had read the first neither removes nor replaces the second."""

@@ -239,7 +239,7 @@ def _try(mutation: Mutation, directory: Path) -> Outcome:
     )
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "csi_addons_conformance", "--driver", driver),
+            *(sys.executable, "-m", "csi_addons_conformance", "--once", "--driver", driver),
             *("--lab", str(directory / "lab" / "lab.json"), "--mode", mutation.mode),
             *("--select", mutation.case, "--junit", str(report)),
         ],

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does a series grow? A straight line by least squares, and bounds for it. Pure."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -22,6 +23,8 @@ class Trend:
     mean: float
     growth: float
     """What the line climbs from the end of the warm-up to the end of the run."""
+    noise: float
+    """Twice the standard error of the growth: how far chance alone may take it, 19 times in 20."""
     bound: float
     """The growth that is allowed."""
     samples: int
@@ -29,7 +32,7 @@ class Trend:
     @property
     def flat(self) -> bool:
         """Whether the series does not grow. One that shrinks is flat, too."""
-        return self.samples >= _LEAST and self.growth <= self.bound
+        return self.samples >= _LEAST and self.growth - self.noise <= self.bound
 
 
 def trend(
@@ -54,6 +57,7 @@ def trend(
         unit=unit,
         mean=mean,
         growth=slope(points) * length,
+        noise=2 * _standard_error(points) * length,
         bound=max(allowed, _SHARE * mean),
         samples=len(points),
     )
@@ -69,3 +73,15 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
     if not spread:
         return 0.0
     return sum((x - middle_x) * (y - middle_y) for x, y in points) / spread
+
+
+def _standard_error(points: Sequence[tuple[float, float]]) -> float:
+    """Return the standard error of the slope: it falls as a run gets longer; 0 without a line."""
+    if len(points) < 3:
+        return 0.0
+    middle_x = sum(x for x, _ in points) / len(points)
+    middle_y = sum(y for _, y in points) / len(points)
+    climb = slope(points)
+    spread = sum((x - middle_x) ** 2 for x, _ in points)
+    scatter = sum((y - middle_y - climb * (x - middle_x)) ** 2 for x, y in points)
+    return math.sqrt(scatter / (len(points) - 2) / spread) if spread else 0.0

@@ -9,7 +9,8 @@ from csi_addons_conformance.load.slopes import WARM_UP, Trend
 from csi_addons_conformance.load.tally import Tally, percentile
 
 _READING: Final = (
-    f"Growth is that of a straight line by least squares after the first {WARM_UP:.0%} of the run."
+    f"Growth is that of a straight line by least squares after the first {WARM_UP:.0%} of the run; "
+    "noise, twice its standard error, is taken off before it is held against what is allowed."
 )
 
 
@@ -48,7 +49,8 @@ class Summary:
                 *_table(("what callers did", "answers"), self._kinds()),
                 "",
                 *_table(
-                    ("measure", "mean", "growth", "allowed", "samples", "flat"), self._trends()
+                    ("measure", "mean", "growth", "noise", "allowed", "samples", "flat"),
+                    self._trends(),
                 ),
                 "",
                 _READING,
@@ -80,6 +82,7 @@ class Summary:
                 each.name,
                 f"{each.mean:.1f} {each.unit}",
                 f"{each.growth:+.2f}",
+                f"{each.noise:.2f}",
                 f"{each.bound:.2f}",
                 str(each.samples),
                 "yes" if each.flat else "**no**",
