@@ -119,18 +119,26 @@ class Scheduler:
 
 
 def _attempt(target: _Target) -> bool:
-    """Make one attempt; true also when another one would be in vain."""
-    image, schedule = target.image, target.schedule
+    """Make one attempt; true also when another one would be in vain.
+
+    A removal that fails is left to the next call, unless the manager was already asked for it: it
+    may have taken away what another driver was asked for meanwhile.
+    """
+    image = target.image
     try:
         _bring_in_line(target)
     except DriverError as exc:
         _log.warning("schedule not in line", image=image.spec.path, error=exc.message)
         target.refused = exc if isinstance(exc, PermissionDenied) else None
-        return schedule is None or target.refused is not None
+        return target.refused is not None or _needless(target)
     except Exception:  # noqa: BLE001 - or nobody would go after this image's schedule again
         _log.exception("a fault of the driver", image=image.spec.path)
-        return schedule is None
+        return _needless(target)
     return True
+
+
+def _needless(target: _Target) -> bool:
+    return target.schedule is None and not target.touched
 
 
 def _bring_in_line(target: _Target) -> None:

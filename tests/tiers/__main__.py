@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ``make test`` runs: every tier, and a summary at the end.
 
-Tiers that need the processor run one after the other. Those that mostly wait, for leases to run out
-and for rbd-mirror, run side by side after them. ``--also RELEASE`` runs the contract with that
-Debian release's Ceph, too. Exit code 1 when a tier failed, or when more cases were unsteady than
-a run may have.
+Quick tiers come first, one after the other, and end the run if one of them fails. Tiers that need a
+lab mostly wait, so some run side by side. ``--also RELEASE`` runs the contract with that Debian
+release's Ceph, too. Exit code 1 when a tier failed, or when more cases were unsteady than a run
+may have.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -24,10 +24,12 @@ from rich.console import Console
 
 from tests.tiers import reports, summary
 
-WORKING: Final = ("lint", "typing", "drift", "unit", "deploy", "monitoring")
-WAITING: Final = ("contract", "ceph", "chaos-smoke")
+QUICK: Final = ("lint", "typing", "drift", "unit", "deploy", "monitoring")
+LONG: Final = (("contract",), ("ceph", "chaos-smoke"))
+"""What needs a lab; those of one stage mostly wait, and run side by side."""
 _WIDTH: Final = 120
 _printing = threading.Lock()
+_running: set[subprocess.Popen[str]] = set()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,22 +45,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.tiers", description=__doc__)
     parser.add_argument("--also", metavar="RELEASE", help="a Debian release, such as forky")
     also = parser.parse_args().also
-    # an orderly end: what was started is ended, too
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, _end)
     shutil.rmtree(reports.DIRECTORY, ignore_errors=True)
     reports.DIRECTORY.mkdir(parents=True)
     began = time.monotonic()
-    working = [_on_menu(name) for name in WORKING]
-    waiting = [_on_menu(name) for name in WAITING]
-    if also:
-        working.append(_elsewhere(also, "setup"))
-        waiting.append(_elsewhere(also, "contract"))
-    results = [_run(each) for each in working]
-    with ThreadPoolExecutor(len(waiting)) as executor:
-        results += executor.map(lambda each: _run(each, prefix=f"{each.name} | "), waiting)
+    results = [*_run_all(also)]
     console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
     summary.show(results, surroundings(), console, seconds=time.monotonic() - began)
     sys.exit(summary.exit_code(results))
+
+
+def _end(*_: object) -> None:
+    """End in order: what was started is ended, too."""
+    for each in _running:
+        each.terminate()
+    sys.exit(143)
+
+
+def _run_all(also: str | None) -> Iterator[summary.Result]:
+    quick = [_on_menu(name) for name in QUICK]
+    if also:
+        quick.append(_elsewhere(also, "setup"))
+    failed = False
+    for tier in quick:
+        result = _run(tier)
+        failed = failed or not result.passed
+        yield result
+    if failed:
+        return
+    contract, *others = ([_on_menu(name) for name in names] for names in LONG)
+    if also:
+        contract.append(_elsewhere(also, "contract"))
+    for stage in (contract, *others):
+        with ThreadPoolExecutor(len(stage)) as executor:
+            yield from executor.map(lambda each: _run(each, prefix=f"{each.name} | "), stage)
 
 
 def _on_menu(name: str) -> Tier:
@@ -82,8 +102,10 @@ def _run(tier: Tier, *, prefix: str = "") -> summary.Result:
         text=True,
         errors="replace",
     ) as process:
+        _running.add(process)
         for line in process.stdout or ():
             _print(prefix + line)
+    _running.discard(process)
     return summary.Result(
         tier=tier.name,
         passed=process.returncode == 0,

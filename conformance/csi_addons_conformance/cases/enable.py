@@ -152,12 +152,13 @@ def pool_for_namespaces(stage: Stage) -> None:
     if "init-only" not in site.rbd("help", "mirror", "pool", "enable"):
         raise SkippedError("Ceph knows no such mode of a pool before 20")
     volume = _volume_in_new_pool(stage.here, pool)
+    client = stage.here.client_of(f"user-of-{pool}", driver_caps(pool))
     site.rbd("mirror", "pool", "enable", pool, "init-only")
-    refused = stage.here.client.enable(volume.handle, mirroringMode=stage.mode)
+    refused = client.enable(volume.handle, mirroringMode=stage.mode)
     expect(refused, "FAILED_PRECONDITION", saying=(f"rbd mirror pool enable {pool} image",))
     site.rbd("mirror", "pool", "enable", pool, "image")
-    expect(stage.here.client.enable(volume.handle, mirroringMode=stage.mode), "OK")
-    expect(stage.here.client.disable(volume.handle), "OK")
+    expect(client.enable(volume.handle, mirroringMode=stage.mode), "OK")
+    expect(client.disable(volume.handle), "OK")
     site.rbd("mirror", "pool", "disable", pool)
 
 
