@@ -25,8 +25,9 @@ from rich.console import Console
 from tests.tiers import reports, summary
 
 QUICK: Final = ("lint", "typing", "drift", "unit", "deploy", "monitoring")
-LONG: Final = (("contract",), ("ceph", "chaos-smoke"))
-"""What needs a lab; those of one stage mostly wait, and run side by side."""
+LONG: Final = (("contract", "ceph"), ("chaos-smoke",))
+"""What needs a lab. Those of one stage mostly wait, and run side by side; the last loads the
+machine on purpose."""
 _WIDTH: Final = 120
 _printing = threading.Lock()
 _running: set[subprocess.Popen[str]] = set()
@@ -73,10 +74,10 @@ def _run_all(also: str | None) -> Iterator[summary.Result]:
         yield result
     if failed:
         return
-    contract, *others = ([_on_menu(name) for name in names] for names in LONG)
+    waiting, loading = ([_on_menu(name) for name in names] for names in LONG)
     if also:
-        contract.append(_elsewhere(also, "contract"))
-    for stage in (contract, *others):
+        waiting.append(_elsewhere(also, "contract"))
+    for stage in (waiting, loading):
         with ThreadPoolExecutor(len(stage)) as executor:
             yield from executor.map(lambda each: _run(each, prefix=f"{each.name} | "), stage)
 
