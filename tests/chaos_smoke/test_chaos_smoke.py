@@ -2,9 +2,9 @@
 """A short version of each long run under faults and load, all of them side by side."""
 
 import os
-import shlex
 import subprocess
 import sys
+from collections import deque
 from typing import Final
 
 import pytest
@@ -14,11 +14,25 @@ DRIVER: Final = os.environ["DRIVER"]
 pytestmark = pytest.mark.timeout(900)
 _BOUND: Final = 10
 """Seconds within which the fuzzed driver answers."""
+_LAST: Final = 5
+"""Lines of its output that a failure shows."""
 
 
 def _run(*arguments: str) -> None:
-    done = subprocess.run([sys.executable, "-m", *arguments], check=False)
-    assert done.returncode == 0, f"{shlex.join(arguments)}: see what it printed"
+    """Run a program to its end; a failure says what it printed last."""
+    with subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        last = deque(map(_echo, process.stdout or ()), maxlen=_LAST)
+    assert process.returncode == 0, "".join(last)
+
+
+def _echo(line: str) -> str:
+    print(line, end="", flush=True)
+    return line
 
 
 @pytest.mark.safety

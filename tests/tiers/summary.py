@@ -3,6 +3,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from csi_addons_conformance.steadiness import bearable
 from rich.console import Console
@@ -10,6 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from tests.tiers.reports import Case, Report
+
+_LONGEST: Final = 600
+"""Characters of what came; the report of the tier has it all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,4 +74,5 @@ def _list(console: Console, title: str, cases: Iterable[tuple[str, Case]]) -> No
 def _lines(cases: Iterable[tuple[str, Case]]) -> Iterator[str]:
     for tier, case in cases:
         kind = f" ({case.kind})" if case.kind else ""
-        yield escape(f"{tier}: {case.name}{kind}: {case.first}")
+        first = " ".join(case.first.split())[:_LONGEST]
+        yield escape(f"{tier}: {case.name}{kind}: {first}")
