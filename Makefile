@@ -2,13 +2,13 @@
 # Every target sets up what it needs. The commands themselves stand in tox.ini.
 
 .DEFAULT_GOAL := help
-.PHONY: $(or $(MAKECMDGOALS),help)
+.PHONY: setup $(or $(MAKECMDGOALS),help)
 
-ifeq ($(origin RELEASE),command line)
+ifneq ($(and $(RELEASE),$(filter command%,$(origin RELEASE))),)
 
 # any target, with the Ceph and the Python of that Debian release
 $(or $(MAKECMDGOALS),help):
-	@scripts/in-release $(RELEASE) make --no-print-directory $@
+	@scripts/in-release $(RELEASE) make --no-print-directory $@ $(filter-out RELEASE=%,$(MAKEOVERRIDES))
 
 else
 
@@ -60,7 +60,7 @@ dist: ## Build wheel and sdist, and check them
 image: ## Build the container image, with docker, podman or buildah
 	@scripts/image
 
-lock: setup ## Take the newest version of every dependency into requirements/
+lock: ## Take the newest version of every dependency into requirements/
 	@scripts/lock
 
 protos: setup ## Write the stubs of protos/ anew

@@ -14,6 +14,7 @@ from rich.console import Console
 from csi_addons_conformance import report, speed
 from csi_addons_conformance.case import BOTH, CASES, Case
 from csi_addons_conformance.cases import load
+from csi_addons_conformance.environment import environment
 from csi_addons_conformance.runner import Result, run_again, run_all
 from csi_addons_conformance.stage import Stage
 from csi_addons_conformance.staging import add_arguments, staged
@@ -45,7 +46,7 @@ def main() -> None:
     seconds = time.monotonic() - began
     report.show(results, console, seconds)
     if arguments.junit:
-        report.write_junit(results, arguments.junit, seconds)
+        report.write_junit(results, arguments.junit, seconds, environment())
     if arguments.markdown:
         report.write_markdown(results, arguments.markdown, seconds)
     sys.exit(report.exit_code(results, strict=arguments.strict))

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The results as a table on a terminal, as JUnit XML and as Markdown."""
 
-import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,11 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from csi_addons_conformance import speed
 from csi_addons_conformance.case import Kind
 from csi_addons_conformance.runner import BAD, Result, Verdict
-from csi_addons_conformance.steadiness import bearable
-from lab.site import ceph_version
+from csi_addons_conformance.steadiness import tolerable
 
 _MARKS = {
     Verdict.PASSED: "[green]✔[/]",
@@ -81,10 +78,15 @@ def summary(results: Sequence[Result], seconds: float) -> str:
 
 
 def exit_code(results: Sequence[Result], *, strict: bool) -> int:
-    """Return 0 when every spec and safety case passed; ``strict`` counts the contract, too."""
+    """Return 0 when every spec and safety case passed; ``strict`` counts the contract, too.
+
+    A run without any case is none that passed.
+    """
+    if not results:
+        return 1
     bad = [each for each in results if each.verdict in BAD]
     unsteady = [each.case.kind for each in results if each.verdict is Verdict.UNSTEADY]
-    if not bearable(unsteady):
+    if not tolerable(unsteady):
         return 1
     return int(bool(bad) if strict else any(map(_is_grave, bad)))
 
@@ -93,7 +95,9 @@ def _is_grave(result: Result) -> bool:
     return result.verdict in BAD and result.case.kind in _GRAVE
 
 
-def write_junit(results: Sequence[Result], path: Path, seconds: float) -> None:
+def write_junit(
+    results: Sequence[Result], path: Path, seconds: float, environment: Mapping[str, str]
+) -> None:
     """Write what CI systems read; an unsteady case as Maven's Surefire writes a flaky one."""
     bad = Counter(each.verdict for each in results)
     suite = ET.Element(
@@ -106,7 +110,7 @@ def write_junit(results: Sequence[Result], path: Path, seconds: float) -> None:
         time=f"{seconds:.3f}",
     )
     properties = ET.SubElement(suite, "properties")
-    for name, value in surroundings().items():
+    for name, value in environment.items():
         ET.SubElement(properties, "property", name=name, value=value)
     for each in results:
         item = ET.SubElement(
@@ -117,17 +121,15 @@ def write_junit(results: Sequence[Result], path: Path, seconds: float) -> None:
             time=f"{each.seconds:.3f}",
         )
         if each.verdict in _TAGS:
-            ET.SubElement(item, _TAGS[each.verdict], message=each.first or each.came)
+            ET.SubElement(item, _TAGS[each.verdict], message=_message(each))
+    path.parent.mkdir(parents=True, exist_ok=True)
     ET.ElementTree(suite).write(path, encoding="utf-8", xml_declaration=True)
 
 
-def surroundings() -> Mapping[str, str]:
-    """Return what a run depended on: the lab's Ceph, the interpreter, and the bounds on time."""
-    return {
-        "ceph": ceph_version(),
-        "python": platform.python_version(),
-        "bounds": f"{speed.factor():.2f}",
-    }
+def _message(result: Result) -> str:
+    if result.verdict is Verdict.UNSTEADY:
+        return result.first
+    return f"{result.came} (at first: {result.first})" if result.first else result.came
 
 
 def write_markdown(results: Sequence[Result], path: Path, seconds: float) -> None:

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from csi_addons_conformance.case import Case, SkippedError, UnmetError
-from csi_addons_conformance.steadiness import MOST_AGAIN
+from csi_addons_conformance.steadiness import MAX_RERUNS
 
 if TYPE_CHECKING:
     from csi_addons_conformance.stage import Stage
@@ -88,13 +88,17 @@ def run_again(
 ) -> Iterator[Result]:
     """Run again what failed, each in a lab of its own, and yield what came then."""
     bad = [each for each in results if each.verdict in BAD]
-    if len(bad) > MOST_AGAIN:
+    if len(bad) > MAX_RERUNS:
         return
     for each in bad:
-        with fresh() as stage:
-            second = _run(each.case, stage, each.mode)
+        try:
+            with fresh() as stage:
+                second = _run(each.case, stage, each.mode)
+        except Exception as exc:  # noqa: BLE001 - what failed at first must be told in any case
+            second = replace(each, came=f"no lab to run it again: {exc}")
         passed = second.verdict is Verdict.PASSED
-        verdict = Verdict.UNSTEADY if passed else second.verdict
+        # only that excuses the first failure; a case that skips now does not
+        verdict = Verdict.UNSTEADY if passed else each.verdict
         yield replace(second, verdict=verdict, first=each.came)
 
 

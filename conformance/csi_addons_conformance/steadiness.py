@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run may bear: cases that fail by chance on a busy machine, but not many.
+"""How many cases a run may have that fail by chance, as on a busy machine.
 
 A case that failed is run once more, alone. One that passes then is unsteady.
 """
@@ -9,11 +9,11 @@ from typing import Final
 
 from csi_addons_conformance.case import Kind
 
-MOST_AGAIN: Final = 6
+MAX_RERUNS: Final = 6
 """If more cases than these fail, it is no chance, and none is run again."""
-MOST_UNSTEADY: Final = 3
+MAX_UNSTEADY: Final = 3
 
 
-def bearable(unsteady: Collection[str]) -> bool:
+def tolerable(unsteady: Collection[str]) -> bool:
     """Tell whether a run may pass although cases of these kinds were unsteady."""
-    return len(unsteady) <= MOST_UNSTEADY and Kind.SAFETY not in unsteady
+    return len(unsteady) <= MAX_UNSTEADY and Kind.SAFETY not in unsteady

@@ -130,14 +130,14 @@ def _attempt(target: _Target) -> bool:
     except DriverError as exc:
         _log.warning("schedule not in line", image=image.spec.path, error=exc.message)
         target.refused = exc if isinstance(exc, PermissionDenied) else None
-        return target.refused is not None or _needless(target)
+        return target.refused is not None or _gives_up(target)
     except Exception:  # noqa: BLE001 - or nobody would go after this image's schedule again
         _log.exception("a fault of the driver", image=image.spec.path)
-        return _needless(target)
+        return _gives_up(target)
     return True
 
 
-def _needless(target: _Target) -> bool:
+def _gives_up(target: _Target) -> bool:
     return target.schedule is None and not target.touched
 
 

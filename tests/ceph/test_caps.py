@@ -19,8 +19,6 @@ from csi_addons_conformance.stage import SIZE, Stage
 from lab import Volume
 from lab.site import PROVISIONER
 
-# one place only: what the rows' users are answered is asked once for all of them
-pytestmark = pytest.mark.xdist_group("caps")
 PAGE: Final = Path(__file__).parents[2] / "docs" / "reference" / "caps.md"
 CALLS: Final = ("Enable", "Promote", "Demote", "Resync by force", "Disable", "Info, Destination")
 INTERVAL: Final = {"schedulingInterval": "5m"}

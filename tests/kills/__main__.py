@@ -5,6 +5,7 @@ The steps are not listed here: they are counted, see ``csi_addons_rbd/ceph/fault
 """
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -108,6 +109,8 @@ class Round:
 
 def main() -> None:
     """Run it all; exit code 1 when something did not converge, or was done too late."""
+    # an orderly end: what was started is ended, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parser = _parser()
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 160, markup=False, highlight=False)

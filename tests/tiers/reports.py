@@ -7,7 +7,7 @@ Surefire.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -39,7 +39,7 @@ class Report:
     skipped: int = 0
     failed: Collection[Case] = ()
     unsteady: Collection[Case] = ()
-    surroundings: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
     """What the run depended on, such as the release of Ceph."""
 
     @property
@@ -64,39 +64,53 @@ def read(path: Path) -> Report:
     if not path.exists():
         return Report()
     root = ET.parse(path).getroot()
-    outcomes = [(case, outcome(case)) for case in root.iter("testcase")]
+    outcomes = [(case, _outcome(case)) for case in root.iter("testcase")]
     counted = Counter(ended for _, ended in outcomes)
     return Report(
         passed=counted[""],
         skipped=counted[_SKIPPED],
         failed=[_case(case) for case, ended in outcomes if ended in FAILED],
         unsteady=[_case(case) for case, ended in outcomes if ended == UNSTEADY],
-        surroundings={
+        environment={
             each.get("name", ""): each.get("value", "")
             for each in root.findall("properties/property")
         },
     )
 
 
-def outcome(case: ET.Element) -> str:
-    """Return the tag that tells how a case ended; empty when it passed."""
-    tags = {child.tag for child in case}
-    return next((tag for tag in (*FAILED, UNSTEADY, _SKIPPED) if tag in tags), "")
+def passed(case: ET.Element) -> bool:
+    """Tell whether a case passed, and was not skipped either."""
+    return not _outcome(case)
 
 
-def mark_unsteady(path: Path, passed_again: Collection[tuple[str, str]]) -> None:
-    """Write into a report that these cases, by class name and name, passed the second time."""
+def mark_unsteady(path: Path, passed_again: Iterable[ET.Element]) -> None:
+    """Write into a report that these cases, taken from other reports, passed the second time.
+
+    Their kind is taken, too: a test that took pytest's worker with it had no time to report it.
+    """
+    again = {_name(case): case for case in passed_again}
     tree = ET.parse(path)
     for case in tree.getroot().iter("testcase"):
-        if (case.get("classname"), case.get("name")) in passed_again:
+        if _name(case) in again:
+            case.extend(again[_name(case)].findall("properties"))
             for child in case:
                 if child.tag in FAILED:
                     child.tag = UNSTEADY
     tree.write(path, encoding="utf-8", xml_declaration=True)
 
 
+def _outcome(case: ET.Element) -> str:
+    """Return the tag that tells how a case ended; empty when it passed."""
+    tags = {child.tag for child in case}
+    return next((tag for tag in (*FAILED, UNSTEADY, _SKIPPED) if tag in tags), "")
+
+
+def _name(case: ET.Element) -> tuple[str, str]:
+    return case.get("classname", ""), case.get("name", "")
+
+
 def _case(case: ET.Element) -> Case:
-    classname, name = case.get("classname", ""), case.get("name", "")
+    classname, name = _name(case)
     kinds = [
         each.get("value", "")
         for each in case.findall("properties/property")
@@ -106,6 +120,6 @@ def _case(case: ET.Element) -> Case:
     kind, _, mode = classname.partition(".")
     if not kinds and mode in ("snapshot", "journal"):
         kinds, classname = [kind], mode
-    ended = case.find(outcome(case))
+    ended = case.find(_outcome(case))
     first = "" if ended is None else ended.get("message", "")
     return Case(name=f"{name} [{classname}]", kind=next(iter(kinds), ""), first=first)

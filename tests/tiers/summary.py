@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The end of a run: what ran on what, how it ended, and what was unsteady."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from csi_addons_conformance.steadiness import bearable
+from csi_addons_conformance.steadiness import tolerable
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -31,13 +31,13 @@ def exit_code(results: Iterable[Result]) -> int:
     """Return 1 when a tier failed, or when too much was unsteady in all of them together."""
     results = list(results)
     kinds = [case.kind for each in results for case in each.report.unsteady]
-    return int(not all(each.passed for each in results) or not bearable(kinds))
+    return int(not all(each.passed for each in results) or not tolerable(kinds))
 
 
 def show(
-    results: Sequence[Result], surroundings: Mapping[str, str], console: Console, *, seconds: float
+    results: Sequence[Result], environment: Mapping[str, str], console: Console, *, seconds: float
 ) -> None:
-    """Print the summary; ``surroundings`` are those of all tiers that tell of none themselves."""
+    """Print the summary; ``environment`` is that of all tiers that tell of none themselves."""
     table = Table(title="What ran")
     for title in ("tier", "", "cases"):
         table.add_column(title)
@@ -46,33 +46,34 @@ def show(
         mark = "[green]passed[/]" if each.passed else "[bold red]failed[/]"
         table.add_row(each.tier, mark, each.report.counts, f"{each.seconds:.0f}")
     console.print(table)
-    console.print(_words("here", surroundings))
+    console.print(_words("native", environment))
     for each in results:
-        if each.report.surroundings:
-            console.print(_words(each.tier, each.report.surroundings))
-    _list(console, "failed", ((each.tier, case) for each in results for case in each.report.failed))
+        if each.report.environment:
+            console.print(_words(each.tier, each.report.environment))
+    _list(console, "failed cases", [(each.tier, each.report.failed) for each in results])
     _list(
         console,
-        "unsteady (failed at first, passed alone): a fault to find",
-        ((each.tier, case) for each in results for case in each.report.unsteady),
+        "unsteady cases (failed at first, passed alone; each is a fault to find)",
+        [(each.tier, each.report.unsteady) for each in results],
     )
     ended = "failed" if exit_code(results) else "passed"
     console.print(f"{ended} in {seconds:.0f} s", style="bold")
 
 
-def _words(where: str, surroundings: Mapping[str, str]) -> str:
-    return f"{where}: " + ", ".join(f"{name} {value}" for name, value in surroundings.items())
+def _words(where: str, environment: Mapping[str, str]) -> str:
+    return f"{where}: " + ", ".join(f"{name} {value}" for name, value in environment.items())
 
 
-def _list(console: Console, title: str, cases: Iterable[tuple[str, Case]]) -> None:
-    lines = [*_lines(cases)]
+def _list(console: Console, title: str, tiers: Iterable[tuple[str, Collection[Case]]]) -> None:
+    lines = [*_lines(tiers)]
     console.print(f"{title}:" if lines else f"{title}: none")
     for line in lines:
         console.print(f"  {line}")
 
 
-def _lines(cases: Iterable[tuple[str, Case]]) -> Iterator[str]:
-    for tier, case in cases:
-        kind = f" ({case.kind})" if case.kind else ""
-        first = " ".join(case.first.split())[:_LONGEST]
-        yield escape(f"{tier}: {case.name}{kind}: {first}")
+def _lines(tiers: Iterable[tuple[str, Collection[Case]]]) -> Iterator[str]:
+    for tier, cases in tiers:
+        for case in cases:
+            kind = f" ({case.kind})" if case.kind else ""
+            first = " ".join(case.first.split())[:_LONGEST]
+            yield escape(f"{tier}: {case.name}{kind}: {first}")

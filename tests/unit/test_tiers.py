@@ -4,21 +4,22 @@
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from csi_addons_conformance import report, runner
-from csi_addons_conformance.case import Case, Kind, UnmetError
+from csi_addons_conformance.case import Case, Kind, SkippedError, UnmetError
 from csi_addons_conformance.runner import Result, Verdict
-from csi_addons_conformance.steadiness import MOST_AGAIN, MOST_UNSTEADY
+from csi_addons_conformance.steadiness import MAX_RERUNS, MAX_UNSTEADY
 from rich.console import Console
 
 from tests.tiers import pytest_tier, reports, summary
 
 FLAKY = """
+import os
 import pathlib
 import pytest
 
@@ -76,18 +77,25 @@ def test_unsteady_safety_fails_the_tier(report_file: Path) -> None:
     assert [case.kind for case in seen.unsteady] == ["safety"]
 
 
+def test_a_test_that_skips_the_second_time_is_not_excused(report_file: Path) -> None:
+    """It did not pass."""
+    code, seen = run_tier(report_file, number=2, holds="not first and pytest.skip()")
+    assert code == 1
+    assert len(seen.failed) == 2
+
+
 def test_many_failures_are_no_chance(report_file: Path) -> None:
     """None of them is run again."""
-    code, seen = run_tier(report_file, number=MOST_AGAIN + 1)
+    code, seen = run_tier(report_file, number=MAX_RERUNS + 1)
     assert code == 1
-    assert seen.counts == f"{MOST_AGAIN + 1} failed"
+    assert seen.counts == f"{MAX_RERUNS + 1} failed"
 
 
 def test_many_unsteady_tests_fail_the_tier(report_file: Path) -> None:
     """Each passes alone, but together they are too many."""
-    code, seen = run_tier(report_file, number=MOST_UNSTEADY + 1)
+    code, seen = run_tier(report_file, number=MAX_UNSTEADY + 1)
     assert code == 1
-    assert seen.counts == f"{MOST_UNSTEADY + 1} unsteady"
+    assert seen.counts == f"{MAX_UNSTEADY + 1} unsteady"
 
 
 def test_tests_that_cannot_be_read_fail_the_tier(report_file: Path) -> None:
@@ -98,14 +106,14 @@ def test_tests_that_cannot_be_read_fail_the_tier(report_file: Path) -> None:
 def test_tiers_are_judged_together() -> None:
     """Two tiers that may each pass can be too unsteady as one run, which names every case."""
     case = reports.Case(name="x", kind="contract", first="something else")
-    few = reports.Report(unsteady=[case] * (MOST_UNSTEADY - 1))
+    few = reports.Report(unsteady=[case] * (MAX_UNSTEADY - 1))
     tier = summary.Result(tier="a", passed=True, seconds=1, report=few)
     assert summary.exit_code([tier]) == 0
     assert summary.exit_code([tier, tier]) == 1
     printed = io.StringIO()
-    summary.show([tier], {"ceph": "20.2"}, Console(file=printed, width=120), seconds=1)
+    summary.show([tier], {"Ceph": "20.2"}, Console(file=printed, width=120), seconds=1)
     assert "a: x (contract): something else" in printed.getvalue()
-    assert "here: ceph 20.2" in printed.getvalue()
+    assert "native: Ceph 20.2" in printed.getvalue()
     assert "passed in 1 s" in printed.getvalue()
 
 
@@ -137,6 +145,15 @@ class Flaky:
         self.stages.append(stage)
         if len(self.stages) <= self.failures:
             raise UnmetError(f"attempt {len(self.stages)}")
+
+
+class FailsThenSkips(Flaky):
+    """A case that cannot be run again."""
+
+    def __call__(self, stage: Any) -> None:
+        """Something must come."""
+        super().__call__(stage)
+        raise SkippedError("not here")
 
 
 def run_suite(*cases: Case) -> tuple[list[Result], int]:
@@ -175,11 +192,11 @@ def test_a_case_that_fails_once_is_unsteady(tmp_path: Path) -> None:
     assert (unsteady.first, unsteady.came) == ("attempt 1", "as expected")
     assert report.exit_code(results, strict=True) == 0
     assert "at first: attempt 1" in report.line(unsteady)
-    report.write_junit(results, tmp_path / "report.xml", 1)
-    seen = reports.read(tmp_path / "report.xml")
+    report.write_junit(results, tmp_path / "new" / "report.xml", 1, {"Ceph": "20.2"})
+    seen = reports.read(tmp_path / "new" / "report.xml")
     assert seen.counts == "1 passed, 1 unsteady"
     assert [(case.kind, case.first) for case in seen.unsteady] == [("contract", "attempt 1")]
-    assert set(seen.surroundings) == {"ceph", "python", "bounds"}
+    assert seen.environment == {"Ceph": "20.2"}
 
 
 def test_a_case_that_fails_twice_fails_the_run() -> None:
@@ -197,8 +214,35 @@ def test_unsteady_safety_fails_the_run() -> None:
     assert report.exit_code(results, strict=False) == 1
 
 
+def test_a_case_that_skips_the_second_time_is_not_excused() -> None:
+    """It counts as it did at first."""
+    case = flaky("x", failures=1, kind=Kind.SAFETY)
+    results, _ = run_suite(replace(case, run=FailsThenSkips(1)))
+    assert [each.verdict for each in results] == [Verdict.FAILED]
+    assert report.exit_code(results, strict=False) == 1
+
+
+def test_no_lab_for_the_second_time_is_told() -> None:
+    """What came at first still counts."""
+
+    def nothing() -> AbstractContextManager[Any]:
+        raise OSError("no port")
+
+    stage: Any = Bare()
+    cases = [flaky("x", failures=1)]
+    results = [*runner.run_all(cases, [stage], modes=("snapshot",), side_by_side=1)]
+    (again,) = runner.run_again(results, nothing)
+    assert (again.verdict, again.first) == (Verdict.FAILED, "attempt 1")
+    assert "no port" in again.came
+
+
+def test_a_run_of_nothing_fails() -> None:
+    """A mistyped choice of cases proves nothing."""
+    assert report.exit_code([], strict=False) == 1
+
+
 def test_many_cases_that_fail_are_no_chance() -> None:
     """No lab is started for them."""
-    results, labs = run_suite(*(flaky(str(n), failures=1) for n in range(MOST_AGAIN + 1)))
+    results, labs = run_suite(*(flaky(str(n), failures=1) for n in range(MAX_RERUNS + 1)))
     assert labs == 0
     assert report.exit_code(results, strict=True) == 1

@@ -28,7 +28,7 @@ CODES: Final = frozenset(
 """Every code with which a call may end: those of the contract, INTERNAL not among them."""
 LATE: Final = 3.0
 """Seconds by which an answer may be later than its bound: two cores serve callers, drivers and
-two Ceph sites, and in a short run other storms beside them."""
+two Ceph sites, and in a short run other loads beside them."""
 _LOST: Final = 20
 """Seconds beyond its bound after which an answer is waited for no longer."""
 _FIELDS: Final = ("volume_id", "replication_source", "secrets", "userID", "userKey", *PARAMETERS)

@@ -24,7 +24,10 @@ class Trend:
     growth: float
     """What the line climbs from the end of the warm-up to the end of the run."""
     noise: float
-    """Twice the standard error of the growth: how far chance alone may take it, 19 times in 20."""
+    """Twice the standard error of the growth: how far chance alone may take it, 19 times in 20.
+
+    It falls as a run gets longer, and never excuses more than the bound.
+    """
     bound: float
     """The growth that is allowed."""
     samples: int
@@ -32,7 +35,7 @@ class Trend:
     @property
     def flat(self) -> bool:
         """Whether the series does not grow. One that shrinks is flat, too."""
-        return self.samples >= _LEAST and self.growth - self.noise <= self.bound
+        return self.samples >= _LEAST and self.growth - min(self.noise, self.bound) <= self.bound
 
 
 def trend(

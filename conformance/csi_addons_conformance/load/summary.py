@@ -10,7 +10,8 @@ from csi_addons_conformance.load.tally import Tally, percentile
 
 _READING: Final = (
     f"Growth is that of a straight line by least squares after the first {WARM_UP:.0%} of the run; "
-    "noise, twice its standard error, is taken off before it is held against what is allowed."
+    "noise is twice its standard error. Growth beyond what is allowed counts unless it is noise, "
+    "and always when it is more than twice what is allowed."
 )
 
 
