@@ -105,7 +105,7 @@ def serve(
         return 1
     libraries.load()
     log.info("serving", endpoint=str(config.endpoint), driver=config.driver_name, version=version())
-    stop.wait()
+    os.read(stop, 1)
     log.info("stopping", grace=config.grace)
     server.stop(config.grace)
     workers.close(_WORKERS_GRACE)
@@ -153,12 +153,18 @@ def _server(
     return server
 
 
-def _on_signal() -> threading.Event:
-    """Return what SIGTERM and SIGINT set."""
-    stop = threading.Event()
+def _on_signal() -> int:
+    """Return a descriptor that can be read once SIGTERM or SIGINT has come.
+
+    A thread that waits for a lock sleeps on when another thread received the signal, or when it
+    came just before the wait.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
+        signal.signal(number, lambda *_: None)
+    return reader
 
 
 class _Libraries:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole driver as a process, on a real socket, with workers that only lack Ceph."""
 
+import ctypes
 import json
 import os
 import signal
@@ -392,6 +393,16 @@ def test_stop_lets_calls_end(start: Callable[..., Driver]) -> None:
     watch.cancel()
     assert call.result(10).ready is False
     assert driver.process.wait(30) == 0
+
+
+def test_stop_by_a_signal_that_another_thread_received(start: Callable[..., Driver]) -> None:
+    """The kernel may give a signal to any thread; the one that waits for it must wake up."""
+    driver = start().started()
+    pid = driver.process.pid
+    threads = [int(each.name) for each in Path(f"/proc/{pid}/task").iterdir()]
+    other = next(thread for thread in sorted(threads) if thread != pid)
+    assert ctypes.CDLL(None).tgkill(pid, other, signal.SIGTERM) == 0
+    assert driver.process.wait(10) == 0
 
 
 @pytest.mark.parametrize("environ", [{}, {"STUBBORN": "1"}])
