@@ -20,7 +20,7 @@ def start(argv: list[str], *, home: Path, name: str, env: Mapping[str, str]) -> 
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            # where systemd starts them, too: Debian's Ceph 18 looks for its classes below lib/
+            # as systemd does: Debian's Ceph 18 and 20 look for the OSD's classes below lib/
             cwd="/",
             env={**os.environ, **env},
             start_new_session=True,

@@ -41,7 +41,6 @@ def _run(*arguments: str) -> None:
     assert process.returncode == 0, "".join(last)
 
 
-@pytest.mark.safety
 def test_faults() -> None:
     """Every call is answered in time under a few faults, and heals."""
     _run("csi_addons_conformance.faults", "--short", "--driver", DRIVER)
