@@ -260,10 +260,11 @@ class Connections:
         )
         within(self._read_timeout, learn, late)
 
-    def _renew(self, place: Place) -> None:
-        """Forget the handles that lived through a silence: some never recover."""
+    def _renew(self, place: Place, credentials: Credentials) -> None:
+        """Forget the user's handles that lived through a silence: some never recover."""
+        user = place.monitors, credentials.user, credentials.key
         with self._lock:
-            lived = [key for key in self._pool if key.monitors == place.monitors]
+            lived = [key for key in self._pool if (key.monitors, key.user, key.key) == user]
         self._drop_pooled(lived)
 
     def fence(self, stuck: Iterable[Use]) -> None:

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a cluster answers, and whether something hangs although it does.
 
-A place (a pool, or a namespace in it) that failed to answer is *silent*: calls are refused at
-once, and it alone is probed, once a second, until it answers. What was inside of librbd during
-the silence and is not out again well after it, hangs for good (Ceph 16 was seen to): then only a
-new process helps.
+A place (a pool, or a namespace in it) that failed to answer a user is *silent* to that user: calls
+are refused at once, and it alone is probed, once a second, until it answers. What was inside of
+librbd during the silence and is not out again well after it, hangs for good (Ceph 16 was seen to):
+then only a new process helps.
+
+Users are told apart, since from Ceph 18 on OSDs leave a user without any caps for them unanswered.
+Others must not be refused for that.
 """
 
 import threading
@@ -34,6 +37,8 @@ _FORGOTTEN: Final = 600.0
 have moved, or the cluster may be gone from the configuration."""
 
 Probe: TypeAlias = Callable[[Place, Credentials], None]
+_User: TypeAlias = tuple[Place, Credentials]
+"""One user in one place."""
 _log = structlog.get_logger()
 
 
@@ -47,6 +52,11 @@ class Use:
     """Seconds that it may go on after a silence; infinite for what may wait for somebody else."""
     began: float
 
+    @property
+    def user(self) -> "_User":
+        """Who stays inside, and where."""
+        return self.place, self.credentials
+
     def long(self, now: float) -> bool:
         """Tell whether it takes so long that a look at the place is due."""
         return now - self.began > _LONG and self.leash < inf
@@ -54,14 +64,13 @@ class Use:
 
 @dataclass(slots=True, kw_only=True)
 class _Watched:
-    """What is known of a place since it gave reason to look."""
+    """What is known of a place and a user since there was reason to look."""
 
-    credentials: Credentials
     cause: str = ""
     """Why it is silent; empty while it is not, or not known to be."""
     since: float
     asked: float
-    """When somebody last asked for it."""
+    """When the user last asked for it."""
     ended: float | None = None
     """When its last silence ended."""
 
@@ -71,15 +80,17 @@ class Pulse:
 
     Args:
         probe: Reads from a place; raises ``ClusterUnreachable`` when no answer came.
-        revived: Told of a place that answers again after a silence.
+        revived: Told of a place and a user that it answers again after a silence.
     """
 
-    def __init__(self, probe: Probe, revived: Callable[[Place], None]) -> None:
+    def __init__(self, probe: Probe, revived: Callable[[Place, Credentials], None]) -> None:
         self._probe = probe
         self._revived = revived
         self._lock = threading.Lock()
         self._uses: set[Use] = set()
-        self._watched: dict[Place, _Watched] = {}
+        self._watched: dict[_User, _Watched] = {}
+        self._heard: dict[Place, float] = {}
+        """When each place last answered anybody."""
         self.answered: float | None = None
         """When a use ended well, in Unix seconds; ``None`` when none has yet."""
 
@@ -88,17 +99,17 @@ class Pulse:
         """Stay inside of Ceph's libraries for the length of a block.
 
         Raises:
-            ClusterUnreachable: the place is known to be silent.
+            ClusterUnreachable: the place is known to be silent to this user.
         """
-        self._require_answers(place)
+        self._require_answers((place, credentials))
         use = Use(place=place, credentials=credentials, leash=leash, began=time.monotonic())
         with self._lock:
             self._uses.add(use)
         try:
             yield
-            self.answered = time.time()
+            self.answered, self._heard[place] = time.time(), time.monotonic()
         except ClusterUnreachable:
-            self._watch(place, credentials)
+            self._watch(use.user)
             raise
         finally:
             with self._lock:
@@ -111,66 +122,75 @@ class Pulse:
             long = [use for use in self._uses if use.long(now)]
             stuck = tuple(use for use in long if self._hangs(use, now))
         for use in long:
-            self._watch(use.place, use.credentials)
+            self._watch(use.user)
         return stuck
 
     @property
     def silent(self) -> tuple[Place, ...]:
-        """The places that do not answer."""
+        """The places that answer nobody."""
+        silent: dict[Place, float] = {}
         with self._lock:
-            return tuple(place for place, watched in self._watched.items() if watched.cause)
+            for (place, _), watched in self._watched.items():
+                if watched.cause:
+                    silent[place] = max(watched.since, silent.get(place, -inf))
+            return tuple(
+                place for place, since in silent.items() if self._heard.get(place, -inf) < since
+            )
 
-    def _require_answers(self, place: Place) -> None:
+    def _require_answers(self, user: _User) -> None:
         with self._lock:
-            watched = self._watched.get(place)
+            watched = self._watched.get(user)
             if watched is None or not watched.cause:
                 return
             watched.asked = time.monotonic()
             cause, seconds = watched.cause, watched.asked - watched.since
+        place, credentials = user
         raise ClusterUnreachable(
-            f"cluster {place.cluster} has not answered for {seconds:.0f} s and is tried again "
-            f"every second; refused meanwhile; the cause: {cause}"
+            f"cluster {place.cluster} has not answered client.{credentials.user} for {seconds:.0f} "
+            f"s and is tried again every second; refused meanwhile; the cause: {cause}"
         )
 
     def _hangs(self, use: Use, now: float) -> bool:
-        watched = self._watched.get(use.place)
+        watched = self._watched.get(use.user)
         if watched is None or watched.cause or watched.ended is None:
             return False
         return use.began < watched.ended and now - watched.ended > use.leash
 
-    def _watch(self, place: Place, credentials: Credentials) -> None:
+    def _watch(self, user: _User) -> None:
         """Probe a place until it answers and nothing in it takes long; one thread for each."""
         now = time.monotonic()
-        watched = _Watched(credentials=credentials, since=now, asked=now)
+        watched = _Watched(since=now, asked=now)
         with self._lock:
-            if place in self._watched:
+            if user in self._watched:
                 return
-            self._watched[place] = watched
-        threading.Thread(target=self._probe_on, args=(place, watched), daemon=True).start()
+            self._watched[user] = watched
+        threading.Thread(target=self._probe_on, args=(user, watched), daemon=True).start()
 
-    def _probe_on(self, place: Place, watched: _Watched) -> None:
+    def _probe_on(self, user: _User, watched: _Watched) -> None:
+        place, credentials = user
         while True:
             asked = time.monotonic()
-            cause = self._silence(place, watched.credentials)
+            cause = self._silence(place, credentials)
             if cause:
-                self._fell_silent(place, watched, cause)
+                self._fell_silent(user, watched, cause)
             elif watched.cause or time.monotonic() - asked > _LONG:
-                self._answered(place, watched)
+                self._answered(user, watched)
             with self._lock:
-                if self._is_over(place, watched):
-                    del self._watched[place]
+                if self._is_over(user, watched):
+                    del self._watched[user]
                     break
             time.sleep(EVERY)
         if watched.cause:
             _log.warning(
                 "a cluster does not answer, and nobody asks for it any more",
                 cluster=place.cluster,
+                user=credentials.user,
             )
 
-    def _is_over(self, place: Place, watched: _Watched) -> bool:
+    def _is_over(self, user: _User, watched: _Watched) -> bool:
         """Tell whether there is no reason to look at a place any more."""
         now = time.monotonic()
-        inside = [use for use in self._uses if use.place == place and use.leash < inf]
+        inside = [use for use in self._uses if use.user == user and use.leash < inf]
         if watched.cause:
             return not inside and now - watched.asked > _FORGOTTEN
         # what lived through a silence is watched until it is out, however short it is inside
@@ -189,13 +209,20 @@ class Pulse:
             _log.exception("a fault of the driver", place=place)
         return ""
 
-    def _fell_silent(self, place: Place, watched: _Watched, cause: str) -> None:
+    def _fell_silent(self, user: _User, watched: _Watched, cause: str) -> None:
+        place, credentials = user
         if not watched.cause:
-            _log.error("a cluster does not answer", cluster=place.cluster, error=cause)
+            _log.error(
+                "a cluster does not answer",
+                cluster=place.cluster,
+                user=credentials.user,
+                error=cause,
+            )
             watched.since = time.monotonic()
         watched.cause = cause
 
-    def _answered(self, place: Place, watched: _Watched) -> None:
-        _log.warning("a cluster answers again", cluster=place.cluster)
-        self._revived(place)
+    def _answered(self, user: _User, watched: _Watched) -> None:
+        place, credentials = user
+        _log.warning("a cluster answers again", cluster=place.cluster, user=credentials.user)
+        self._revived(place, credentials)
         watched.cause, watched.ended = "", time.monotonic()

@@ -15,6 +15,7 @@ from csi_addons_rbd.replication.calls import Credentials, Place
 from csi_addons_rbd.replication.errors import ClusterUnreachable, PermissionDenied
 
 CREDENTIALS = Credentials(user="somebody", key=KEY)
+OTHER = Credentials(user="another", key=KEY)
 HERE = place(1)
 THERE = place(2)
 
@@ -27,14 +28,15 @@ class Cluster:
         self.thawed.set()
         self.fault: Exception | None = None
         self.probes = 0
+        self.refused = CREDENTIALS
+        """Who is not answered while there is a fault."""
         self.revived: list[Place] = []
 
     def probe(self, place: Place, credentials: Credentials) -> None:
         """Answer one probe."""
-        assert credentials == CREDENTIALS
         self.probes += 1
         self.thawed.wait()
-        if self.fault is not None and place == HERE:
+        if self.fault is not None and (place, credentials) == (HERE, self.refused):
             raise self.fault
 
 
@@ -56,7 +58,7 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture
 def pulse(cluster: Cluster) -> Pulse:
     """Its pulse."""
-    return Pulse(cluster.probe, cluster.revived.append)
+    return Pulse(cluster.probe, lambda place, _: cluster.revived.append(place))
 
 
 def miss(pulse: Pulse, place: Place = HERE) -> None:
@@ -80,6 +82,18 @@ def test_a_silent_place_refuses_at_once_and_is_probed_alone(cluster: Cluster, pu
     eventually(lambda: not pulse.silent)
     use(pulse, HERE)
     assert cluster.revived == [HERE]
+
+
+def test_a_user_that_is_not_answered_costs_others_nothing(cluster: Cluster, pulse: Pulse) -> None:
+    """From Ceph 18 on it may lack caps for OSDs; the place is not silent for that."""
+    cluster.fault = ClusterUnreachable("no caps")
+    miss(pulse)
+    eventually(lambda: pulse.silent == (HERE,))
+    use(pulse, HERE, OTHER)
+    assert not pulse.silent
+    with pytest.raises(ClusterUnreachable, match=r"client\.somebody"):
+        use(pulse, HERE)
+    use(pulse, HERE, OTHER)
 
 
 def test_the_last_answer_is_remembered(pulse: Pulse) -> None:
@@ -127,7 +141,7 @@ def test_what_lived_through_a_silence_and_goes_on_hangs(cluster: Cluster, pulse:
         time.sleep(0.5)
         assert not pulse.look(), "nobody hangs while the cluster is silent"
         cluster.thawed.set()
-        eventually(lambda: pulse._watched[HERE].ended is not None)
+        eventually(lambda: pulse._watched[HERE, CREDENTIALS].ended is not None)
         with pulse.use(HERE, CREDENTIALS, 0.3):
             assert not pulse.look()
             eventually(lambda: len(pulse.look()) == 1)
@@ -185,9 +199,9 @@ def test_probing_ends_when_nothing_takes_long(cluster: Cluster, pulse: Pulse) ->
     assert cluster.probes == asked
 
 
-def use(pulse: Pulse, place: Place) -> None:
+def use(pulse: Pulse, place: Place, credentials: Credentials = CREDENTIALS) -> None:
     """Use a place for a moment."""
-    with pulse.use(place, CREDENTIALS, 1):
+    with pulse.use(place, credentials, 1):
         pass
 
 
