@@ -35,8 +35,10 @@ _TABLE: Final[dict[int, tuple[type[DriverError], str]]] = {
     ),
     errno.ETIMEDOUT: (
         ClusterUnreachable,
-        "the cluster does not answer in time; see its health (OSDs down, pool full), and whether the "
-        "user has caps for osd: from Ceph 18 on one without any gets no answer",
+        (
+            "the cluster does not answer in time; see its health (OSDs down, pool full) and the "
+            "user's caps: from Ceph 18 on one without any for osd gets no answer"
+        ),
     ),
     errno.ENOTCONN: (ClusterUnreachable, "the connection was lost; ask again"),
     errno.ESHUTDOWN: (
