@@ -348,6 +348,25 @@ def caps_elsewhere(stage: Stage) -> None:
 
 
 @case(
+    "frame/no-caps-for-osd",
+    kind=Kind.CONTRACT,
+    row="Every call answers by our own bound; cephx accepts, but the caps do not allow the "
+    "operation → PERMISSION_DENIED, naming the missing cap",
+    modes=SNAPSHOT,
+)
+def no_caps_for_osd(stage: Stage) -> None:
+    """Whom OSDs leave unanswered (Ceph 18) is told in time, naming osd; others are served."""
+    volume = stage.enabled()
+    caps = {name: cap for name, cap in driver_caps(stage.here.site.pool).items() if name != "osd"}
+    client = stage.here.client_of("no-osd", caps)
+    for method in METHODS:
+        refused = client.call(method, volume.handle)
+        expect(refused, "PERMISSION_DENIED", "UNAVAILABLE", saying=("osd",), within=_OWN_BOUND)
+        expect(stage.here.client.destination(volume.handle), "OK", within=5)
+    expect(stage.here.client.demote(volume.handle), "OK", "ABORTED")
+
+
+@case(
     "frame/caps-of-the-manager",
     kind=Kind.CONTRACT,
     row="Cephx accepts, but the caps do not allow the operation → PERMISSION_DENIED, naming the "
