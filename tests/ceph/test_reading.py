@@ -187,6 +187,8 @@ def same(site: SiteUnderTest, volume: Volume) -> bool:
         assert image_id
         header = read_header(ioctx, image_id)
         with rbd.Image(ioctx, volume.image, read_only=True) as image:
+            if read_header(ioctx, image_id) != header:
+                return False  # rbd-mirror changed it between the two looks
             assert header.features == image.features()
             assert header.has_parent == has_parent(image)
             listed = tuple(
