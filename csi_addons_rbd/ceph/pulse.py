@@ -36,6 +36,9 @@ _FORGOTTEN: Final = 600.0
 """Seconds after which a silent place that nobody asks for is probed no longer: its monitors may
 have moved, or the cluster may be gone from the configuration."""
 
+_MOST: Final = 64
+"""Users that are watched at once, each by a thread; what others wait for bounds itself."""
+
 Probe: TypeAlias = Callable[[Place, Credentials], None]
 _User: TypeAlias = tuple[Place, Credentials]
 """One user in one place."""
@@ -73,6 +76,13 @@ class _Watched:
     """When the user last asked for it."""
     ended: float | None = None
     """When its last silence ended."""
+    heard: float = -inf
+    """When the place last answered anybody, since it is watched."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether the place is silent to this user, and answers others."""
+        return self.heard >= self.since
 
 
 class Pulse:
@@ -89,8 +99,6 @@ class Pulse:
         self._lock = threading.Lock()
         self._uses: set[Use] = set()
         self._watched: dict[_User, _Watched] = {}
-        self._heard: dict[Place, float] = {}
-        """When each place last answered anybody."""
         self.answered: float | None = None
         """When a use ended well, in Unix seconds; ``None`` when none has yet."""
 
@@ -107,7 +115,7 @@ class Pulse:
             self._uses.add(use)
         try:
             yield
-            self.answered, self._heard[place] = time.time(), time.monotonic()
+            self._note_answer(place)
         except ClusterUnreachable:
             self._watch(use.user)
             raise
@@ -128,14 +136,16 @@ class Pulse:
     @property
     def silent(self) -> tuple[Place, ...]:
         """The places that answer nobody."""
-        silent: dict[Place, float] = {}
         with self._lock:
-            for (place, _), watched in self._watched.items():
-                if watched.cause:
-                    silent[place] = max(watched.since, silent.get(place, -inf))
-            return tuple(
-                place for place, since in silent.items() if self._heard.get(place, -inf) < since
-            )
+            watched = self._watched.items()
+            return (*{place for (place, _), each in watched if each.cause and not each.alone},)
+
+    def _note_answer(self, place: Place) -> None:
+        self.answered = time.time()
+        with self._lock:
+            for (watched_place, _), watched in self._watched.items():
+                if watched_place == place:
+                    watched.heard = time.monotonic()
 
     def _require_answers(self, user: _User) -> None:
         with self._lock:
@@ -161,7 +171,7 @@ class Pulse:
         now = time.monotonic()
         watched = _Watched(since=now, asked=now)
         with self._lock:
-            if user in self._watched:
+            if user in self._watched or len(self._watched) >= _MOST:
                 return
             self._watched[user] = watched
         threading.Thread(target=self._probe_on, args=(user, watched), daemon=True).start()

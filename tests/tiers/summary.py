@@ -22,7 +22,7 @@ class Result:
 
     tier: str
     passed: bool
-    """Whether its command ended with exit code 0."""
+    """Whether its command ended with exit code 0, and a case passed if it has any."""
     seconds: float
     report: Report = field(default_factory=Report)
 

@@ -96,6 +96,34 @@ def test_a_user_that_is_not_answered_costs_others_nothing(cluster: Cluster, puls
     use(pulse, HERE, OTHER)
 
 
+def test_a_dead_cluster_is_silent_beside_a_user_without_caps(
+    cluster: Cluster, pulse: Pulse
+) -> None:
+    """Whoever was answered before counts again, once that one is not answered either."""
+    cluster.fault = ClusterUnreachable("no caps")
+    miss(pulse)
+    eventually(lambda: pulse.silent == (HERE,))
+    use(pulse, HERE, OTHER)
+    assert not pulse.silent
+    cluster.refused = OTHER
+    with pytest.raises(ClusterUnreachable), pulse.use(HERE, OTHER, 1):
+        raise ClusterUnreachable("dead")
+    eventually(lambda: pulse.silent == (HERE,))
+
+
+def test_the_threads_that_watch_are_bounded(
+    cluster: Cluster, pulse: Pulse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Handles and secrets may name anything; nothing is kept of what answers."""
+    monkeypatch.setattr(module, "_MOST", 3)
+    cluster.fault = ClusterUnreachable("silent")
+    cluster.thawed.clear()
+    for number in range(10):
+        use(pulse, place(100 + number))
+        miss(pulse, place(200 + number))
+    assert len(pulse._watched) == 3
+
+
 def test_the_last_answer_is_remembered(pulse: Pulse) -> None:
     """A miss leaves it as it was."""
     miss(pulse)
