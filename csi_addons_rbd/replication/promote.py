@@ -44,6 +44,12 @@ _JOINING: Final = 10
 """Seconds for which a live peer is given time to read this image's journal from the start."""
 _RESTART: Final = 5
 """Seconds for which a peer may be down without being lost, if its rbd-mirror is restarted."""
+_LAG: Final = 35
+"""Seconds by which this site's status may be older than the newest of any site, and still be the
+last word: rbd-mirror writes one every 30 s."""
+_FRESH: Final = 2
+"""Seconds by which a status must be newer than all there were when the call began: they are whole
+seconds, and of several writers."""
 
 
 def promote(
@@ -218,25 +224,66 @@ class _Judge:
     def obstacle(self, view: MirrorView) -> str | None:
         if view.history.epoch is Epoch.PRIMARY_DEMOTED:
             return last_primary_obstacle(self.spec, view, self.observation, self.hindsight)
-        if view.history.epoch in (Epoch.NON_PRIMARY_DEMOTED, Epoch.NONE):
-            # all of the peer's history is here: librbd accepts, or rbd-mirror is still busy
-            return None
+        if view.history.epoch is Epoch.NON_PRIMARY_DEMOTED:
+            return self._peer_demoted_last(view)
         return self._refused(view)
+
+    def _peer_demoted_last(self, view: MirrorView) -> str | None:
+        """Decide about an image whose newest history is the peer's demotion.
+
+        librbd accepts to promote it, and that proves nothing: the peer may have been promoted again
+        since, and written, while nothing of it came here. Only rbd-mirror of this site, which looks
+        at the peer's image itself, can tell that the demotion still stands.
+        """
+        alive = self._alive_peers(view)
+        lasted = self.observation.silence.observe(not alive)
+        self._require_no_primary(alive)
+        if not self._local_alive(view) and alive:
+            raise MirrorDaemonDown(
+                f"the peer of {self.spec} was demoted, and whether it was promoted again since can "
+                "only be found out by rbd-mirror of this site, which is down or silent; start it"
+            )
+        if self._demotion_stands(view, alive):
+            return None
+        if not alive and not self.observation.may_speak(view) and lasted >= _UNDECIDED:
+            raise self._unreachable(view, "to tell that it is demoted still")
+        if alive and all(role(peer) is Role.UNKNOWN for peer in alive):
+            return self._undecided(alive)
+        return "the peer was demoted last; waiting until rbd-mirror here says that it still is"
+
+    def _demotion_stands(self, view: MirrorView, alive: list[SiteStatus]) -> bool:
+        """Tell whether this site's rbd-mirror has found the peer demoted, and nobody objects."""
+        local = view.local
+        if local is None or not self._local_alive(view) or role(local) is not Role.DEMOTED:
+            return False
+        called_primary = [peer for peer in view.peers if role(peer) is Role.PRIMARY]
+        if any(peer in alive for peer in called_primary):
+            return False
+        if called_primary:  # the last words of an rbd-mirror that died
+            newest = max(peer.last_update for peer in called_primary)
+            return self.hindsight.confirms(local) and local.last_update > newest
+        fresh = local.last_update >= self.start + _FRESH
+        # with no peer up this site may be cut off from it, and its own status be an old one
+        return fresh or (bool(alive) and view.newest_update - local.last_update <= _LAG)
+
+    def _alive_peers(self, view: MirrorView) -> list[SiteStatus]:
+        return [peer for peer in view.peers if self.observation.alive(peer, view)]
+
+    def _require_no_primary(self, alive: list[SiteStatus]) -> None:
+        for peer in alive:
+            if role(peer) is Role.PRIMARY and self.hindsight.confirms(peer):
+                raise PeerIsPrimary(
+                    f"the peer of {self.spec} is primary, as its rbd-mirror says "
+                    f"({text(peer)!r}); demote it there, or force if that site is lost"
+                )
 
     def _refused(self, view: MirrorView) -> str:
         """Say why to wait for the peer's last data, or that waiting is in vain."""
-        alive = [peer for peer in view.peers if self.observation.alive(peer, view)]
+        alive = self._alive_peers(view)
         standstill = self.observation.standstill(view)
         if any(role(peer) is Role.DEMOTED for peer in view.peers):
             return self._demoted(view, alive, standstill)
-        primary = [
-            peer for peer in alive if role(peer) is Role.PRIMARY and self.hindsight.confirms(peer)
-        ]
-        if primary:
-            raise PeerIsPrimary(
-                f"the peer of {self.spec} is primary, as its rbd-mirror says "
-                f"({text(primary[0])!r}); demote it there, or force if that site is lost"
-            )
+        self._require_no_primary(alive)
         if _coming(view) and (alive or standstill < _STANDSTILL):
             return "the peer's last data is still coming"
         if self.observation.may_speak(view):
@@ -244,7 +291,7 @@ class _Judge:
         if not alive and self.hindsight.age < _RESTART:
             return "no peer is up at this moment"
         if not alive:
-            raise self._unreachable(view)
+            raise self._unreachable(view, "to send its last data")
         return self._undecided(alive)
 
     def _demoted(self, view: MirrorView, alive: list[SiteStatus], standstill: float) -> str:
@@ -255,7 +302,7 @@ class _Judge:
                 "(force would lose that data)"
             )
         if not alive and standstill >= _STANDSTILL:
-            raise self._unreachable(view)
+            raise self._unreachable(view, "to send its last data")
         return "the peer is demoted and its last data is still coming"
 
     def _local_alive(self, view: MirrorView) -> bool:
@@ -263,7 +310,7 @@ class _Judge:
 
     def _undecided(self, alive: list[SiteStatus]) -> str:
         words = ", ".join(f"{peer.state.name.lower()} ({text(peer)!r})" for peer in alive)
-        fresh = any(peer.last_update >= self.start + 2 for peer in alive)
+        fresh = any(peer.last_update >= self.start + _FRESH for peer in alive)
         unclear = all(role(peer) is not Role.PRIMARY for peer in alive)
         lasted = self.observation.undecided.observe(value=unclear)
         if unclear and fresh and lasted >= _UNDECIDED:
@@ -274,10 +321,10 @@ class _Judge:
             )
         return f"waiting for a fresh word of the peer, which reads {words}"
 
-    def _unreachable(self, view: MirrorView) -> PeerUnreachable:
+    def _unreachable(self, view: MirrorView, purpose: str) -> PeerUnreachable:
         words = ", ".join(f"{peer.state.name.lower()} ({text(peer)!r})" for peer in view.peers)
         return PeerUnreachable(
-            f"no peer of {self.spec} is up to send its last data "
+            f"no peer of {self.spec} is up {purpose} "
             f"({'last seen ' + words if words else 'none was ever heard of'}); "
             "force if that site is lost"
         )
@@ -293,20 +340,20 @@ def last_primary_obstacle(
     looked again since the call began, and found nobody primary, nothing is missing here.
 
     Raises:
-        MirrorDaemonDown: the local rbd-mirror, which would find out, does not run.
-        PeerUnreachable: no peer is up to ask.
+        MirrorDaemonDown: a peer is up, and the local rbd-mirror, which would find out, is not.
+        PeerUnreachable: for a minute no peer has been up to ask.
     """
-    if view.local is None or not observation.alive(view.local, view):
-        raise MirrorDaemonDown(
-            f"{spec} was demoted here last, and whether a peer was primary since can only be "
-            "found out by rbd-mirror of this site, which is down or silent; start it"
-        )
     silent = not any(observation.alive(peer, view) for peer in view.peers)
     lasted = observation.silence.observe(silent)
     if silent and not observation.may_speak(view) and lasted >= _SILENCE:
         raise PeerUnreachable(
             f"{spec} was demoted here last, and for {lasted:.0f} s no peer has been up to tell "
             "whether it was primary since; force if that site is lost"
+        )
+    if not silent and (view.local is None or not observation.alive(view.local, view)):
+        raise MirrorDaemonDown(
+            f"{spec} was demoted here last, and whether a peer was primary since can only be "
+            "found out by rbd-mirror of this site, which is down or silent; start it"
         )
     if not all_waiting(view) or not all(map(hindsight.confirms, view.statuses)):
         return "this site was primary last; waiting until every site confirms that none was since"

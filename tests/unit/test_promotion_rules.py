@@ -97,10 +97,110 @@ def judge(first: MirrorView, *, check_interval: int = 0, age: float = 60) -> _Ju
     )
 
 
-def test_a_whole_demotion_is_promoted() -> None:
-    """All of the peer's history is here: librbd may be asked, whatever the statuses say."""
-    seen = view(status("", REPLAYING), status("a", PRIMARY), epoch=Epoch.NON_PRIMARY_DEMOTED)
+def demoted_last(local: SiteStatus | None, *peers: SiteStatus) -> MirrorView:
+    """Make a reading of a secondary that has the peer's demotion, whole."""
+    return view(local, *peers, epoch=Epoch.NON_PRIMARY_DEMOTED)
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        demoted_last(status("", DEMOTED), status("a", DEMOTED)),
+        demoted_last(status("", DEMOTED), status("a", DEMOTED, written=NOW - 60)),
+        demoted_last(status("", DEMOTED, written=NOW - 35), status("a", DEMOTED)),
+        demoted_last(status("", DEMOTED), status("a", STARTING)),
+    ],
+)
+def test_a_demotion_that_stands_is_promoted(seen: MirrorView) -> None:
+    """This site's rbd-mirror has seen the peer demoted of late, and nobody calls it primary."""
     assert judge(seen).obstacle(seen) is None
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        demoted_last(status("", DEMOTED), status("a", PRIMARY)),
+        demoted_last(status("", REPLAYING), status("a", DEMOTED)),
+        demoted_last(status("", REPLAYING), status("a", PRIMARY)),
+        demoted_last(status("", DEMOTED, written=NOW - 36), status("a", DEMOTED)),
+        demoted_last(status("", DEMOTED), status("a", DEMOTED, up=False)),
+        demoted_last(status("", DEMOTED), status("a", PRIMARY, up=False)),
+        demoted_last(status("", DEMOTED, up=False), status("a", DEMOTED, up=False)),
+        demoted_last(None),
+    ],
+)
+def test_a_demotion_is_no_proof(seen: MirrorView) -> None:
+    """librbd would promote at once, and lose what the peer wrote if it was promoted again."""
+    assert judge(seen).obstacle(seen)
+
+
+def test_a_word_written_since_proves_that_the_demotion_stands() -> None:
+    """With no peer up, this site's rbd-mirror writes only while it reaches the peer's cluster."""
+    seen = demoted_last(status("", DEMOTED), status("a", DEMOTED, up=False))
+    started = judge(seen)
+    assert started.obstacle(later(seen, 1))
+    assert started.obstacle(later(seen, 2)) is None
+
+
+def test_the_last_word_of_a_dead_primary_is_outlived() -> None:
+    """An rbd-mirror that died as its image's primary does not block the promotion for ever."""
+    seen = demoted_last(status("", DEMOTED), status("a", PRIMARY, up=False))
+    started = judge(seen)
+    looked = replace(seen, local=status("", DEMOTED, written=NOW + 30))
+    assert started.obstacle(looked) is None
+    hasty = judge(seen, check_interval=30, age=0)
+    assert hasty.obstacle(looked)
+
+
+@pytest.mark.parametrize(
+    ("seen", "refusal"),
+    [
+        (demoted_last(status("", DEMOTED), status("a", PRIMARY)), PeerIsPrimary),
+        (demoted_last(status("", REPLAYING), status("a", PRIMARY)), PeerIsPrimary),
+        (demoted_last(status("", DEMOTED, up=False), status("a", DEMOTED)), MirrorDaemonDown),
+        (demoted_last(None, status("a", DEMOTED)), MirrorDaemonDown),
+    ],
+)
+def test_a_demotion_that_does_not_stand(seen: MirrorView, refusal: type[DriverError]) -> None:
+    """The peer is primary again, or the one that could tell does not run."""
+    with pytest.raises(refusal):
+        judge(seen).obstacle(later(seen, 5))
+
+
+@pytest.mark.parametrize(
+    ("seen", "wait"),
+    [
+        (demoted_last(status("", DEMOTED), status("a", DEMOTED, up=False)), 90),
+        (demoted_last(status("", DEMOTED, up=False), status("a", DEMOTED, up=False)), 90),
+        (
+            view(
+                status("", DEMOTED, up=False),
+                status("a", DEMOTED, up=False),
+                epoch=Epoch.PRIMARY_DEMOTED,
+            ),
+            60,
+        ),
+    ],
+)
+def test_a_site_that_is_lost_after_a_demotion(seen: MirrorView, wait: int) -> None:
+    """With no peer up for so long force is offered, whatever this site's rbd-mirror does."""
+    started = judge(seen)
+    assert started.obstacle(seen)
+    started.observation.silence.since -= wait - 5
+    assert started.obstacle(seen)
+    started.observation.silence.since -= 5
+    with pytest.raises(PeerUnreachable):
+        started.obstacle(seen)
+
+
+def test_a_peer_whose_cluster_is_gone_is_lost_after_a_demotion() -> None:
+    """Its rbd-mirror lives and goes on writing, and nothing of it tells of the demotion."""
+    seen = demoted_last(status("", STARTING), status("a", STARTING))
+    started = judge(seen)
+    assert started.obstacle(later(seen, 5))
+    started.observation.undecided.since -= 90
+    with pytest.raises(PeerUnreachable):
+        started.obstacle(later(seen, 5))
 
 
 @pytest.mark.parametrize(

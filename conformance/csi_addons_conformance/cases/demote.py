@@ -9,7 +9,7 @@ from functools import partial
 import rbd
 
 from csi_addons_conformance.case import SNAPSHOT, Kind, case, expect, poll, require, settle
-from csi_addons_conformance.cases.promote import together
+from csi_addons_conformance.cases.promote import hand_over, together
 from csi_addons_conformance.client import Answer
 from csi_addons_conformance.sites import SiteUnderTest
 from csi_addons_conformance.stage import Stage
@@ -149,7 +149,7 @@ def peer_behind(stage: Stage) -> None:
     """ABORTED while the peer's frozen rbd-mirror reads up; OK once it is dead, or has followed."""
     followed, abandoned = volumes = together(stage.mirrored, stage.mirrored)
     client, data = stage.there.client, os.urandom(_BLOCK)
-    together(*(partial(_hand_over, stage, each) for each in volumes))
+    together(*(partial(hand_over, stage, each) for each in volumes))
     with stage.here.frozen("rbd-mirror"):
         together(*(partial(settle, partial(client.promote, each.handle)) for each in volumes))
         for volume in volumes:
@@ -161,16 +161,6 @@ def peer_behind(stage: Stage) -> None:
             require(not stage.there.primary(abandoned), "a secondary", "a primary")
     stage.move(stage.there, stage.here, followed)
     require(stage.here.read(followed, _BLOCK) == data, "what dr2 wrote", "other data on dr1")
-
-
-def _hand_over(stage: Stage, volume: Volume) -> None:
-    """Demote on dr1, and wait until dr2 could be promoted at once."""
-    settle(lambda: stage.here.client.demote(volume.handle))
-    poll(
-        lambda: stage.there.state(volume) == "up+unknown",
-        seconds=90,
-        what="dr2 has seen the demotion",
-    )
 
 
 def _demote_briefly(site: SiteUnderTest, volume: Volume) -> Answer:

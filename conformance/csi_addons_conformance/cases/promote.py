@@ -167,6 +167,43 @@ def last_primary_undisturbed(stage: Stage) -> None:
     )
 
 
+@case(
+    "promote/failover-cancelled",
+    kind=Kind.SAFETY,
+    row="librbd accepts because the newest history here is the peer's demotion: no proof, the peer "
+    "may have been promoted again since. Local rbd-mirror down or stale: UNAVAILABLE naming it "
+    "while a peer is up; a status calls the peer primary → never OK",
+    alone=True,
+)
+def failover_cancelled(stage: Stage) -> None:
+    """dr1 is promoted again and written while dr2's rbd-mirror is dead: dr2 is refused."""
+    written, kept = volumes = together(stage.mirrored, stage.mirrored)
+    client, data = stage.there.client, os.urandom(_BLOCK)
+    together(*(partial(hand_over, stage, each) for each in volumes))
+    promote = stage.here.client.promote
+    together(*(partial(settle, partial(promote, each.handle)) for each in volumes))
+    with stage.there.without("rbd-mirror"):
+        stage.here.write(written, data)
+        poll(lambda: _called_primary(stage.there, kept), seconds=60, what="dr1 says it is primary")
+        settle(lambda: client.promote(kept.handle), "FAILED_PRECONDITION")
+        settle(lambda: stage.here.client.demote(written.handle))
+        settle(lambda: client.promote(written.handle), "UNAVAILABLE", saying=("rbd-mirror",))
+        for volume in volumes:
+            require(not stage.there.primary(volume), "a secondary on dr2", "a primary")
+    settle(lambda: promote(written.handle, force=True))
+    poll(
+        lambda: stage.there.read(written, _BLOCK) == data,
+        seconds=90,
+        what="what dr1 wrote last is on dr2, once dr1 is primary again",
+    )
+
+
+def _called_primary(site: SiteUnderTest, volume: Volume) -> bool:
+    """Tell whether the peer's rbd-mirror calls its own image primary, as a site reads it."""
+    peers = site.mirror_status(volume).get("peer_sites", ())
+    return any(peer["description"] == "local image is primary" for peer in peers)
+
+
 # --- daemons that are down -------------------------------------------------------------------
 
 
@@ -327,6 +364,16 @@ def _await_half_a_copy(site: SiteUnderTest, volume: Volume) -> None:
 
 
 # --- what other modules need, too ------------------------------------------------------------
+
+
+def hand_over(stage: Stage, volume: Volume) -> None:
+    """Demote on dr1, and wait until both sites have seen it: librbd would promote on dr2."""
+    settle(lambda: stage.here.client.demote(volume.handle))
+    poll(
+        lambda: {each.state(volume) for each in (stage.here, stage.there)} == {"up+unknown"},
+        seconds=90,
+        what="both sites have seen the demotion",
+    )
 
 
 def peer_up(site: SiteUnderTest, volume: Volume) -> bool:
