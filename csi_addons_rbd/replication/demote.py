@@ -27,6 +27,9 @@ _GONE: Final = 1
 """Seconds for which a holder that was seen must stay away: two that take turns are none that
 passes."""
 
+_RETURN: Final = 15
+"""Seconds for which a peer that reads down may be one whose rbd-mirror was just restarted."""
+
 
 def demote(
     image: MirroredImage, view: MirrorView, *, observation: Observation, patience: Patience
@@ -151,7 +154,7 @@ def _behind(view: MirrorView, observation: Observation, hindsight: Hindsight) ->
     if observation.may_speak(view):
         return "it has not spoken of the image yet"
     for peer in view.peers:
-        if not observation.alive(peer, view) or _is_primary(peer, view, hindsight):
+        if _is_lost(peer, view, observation, hindsight) or _is_primary(peer, view, hindsight):
             continue
         if not _has_followed(peer, view):
             return f"it reads {peer.state.name.lower()} ({text(peer)!r})"
@@ -165,6 +168,12 @@ def _replays(view: MirrorView) -> bool:
     """
     spoken = [role(peer) is Role.FOLLOWING for peer in view.peers]
     return view.mode is MirroringMode.SNAPSHOT or (bool(spoken) and all(spoken))
+
+
+def _is_lost(
+    peer: SiteStatus, view: MirrorView, observation: Observation, hindsight: Hindsight
+) -> bool:
+    return not observation.alive(peer, view) and hindsight.age >= _RETURN
 
 
 def _is_primary(peer: SiteStatus, view: MirrorView, hindsight: Hindsight) -> bool:

@@ -97,9 +97,17 @@ MUTATIONS: Final = (
     Mutation(
         name="librbd's acceptance is taken for a proof",
         file="replication/promote.py",
-        old="    if view.local is None or not observation.alive(view.local, view):\n",
-        new="    if view:\n        return None\n    if view.local is None:\n",
+        old="    silent = not any(observation.alive(peer, view) for peer in view.peers)\n",
+        new="    if view:\n        return None\n    silent = True\n",
         case="promote/last-primary",
+    ),
+    Mutation(
+        name="a peer's demotion is taken for the last word",
+        file="replication/promote.py",
+        old="            return self._peer_demoted_last(view)\n",
+        new="            return None\n",
+        case="promote/failover-cancelled",
+        alone=True,
     ),
     Mutation(
         name="demote under an open writer",

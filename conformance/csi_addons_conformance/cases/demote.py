@@ -159,6 +159,7 @@ def peer_behind(stage: Stage) -> None:
         with stage.here.without("rbd-mirror"):
             settle(lambda: client.demote(abandoned.handle))
             require(not stage.there.primary(abandoned), "a secondary", "a primary")
+    # dr1's rbd-mirror starts at this moment, and still reads down
     stage.move(stage.there, stage.here, followed)
     require(stage.here.read(followed, _BLOCK) == data, "what dr2 wrote", "other data on dr1")
 
