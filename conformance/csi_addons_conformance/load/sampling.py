@@ -51,6 +51,7 @@ class Sampler:
         watchers: Counts the drivers' watchers on each site.
         calls: Counts the calls that were answered.
         memory: MiB that a process may grow.
+        warm_up: Calls before the first look: caches fill by what was done, not by time.
     """
 
     def __init__(
@@ -60,9 +61,11 @@ class Sampler:
         calls: Callable[[], int],
         *,
         memory: float,
+        warm_up: int = 0,
     ) -> None:
         self._allowed = dict.fromkeys(UNITS, float(_ALLOWED)) | {"RSS": memory}
         self._pids, self._watchers, self._calls = pids, watchers, calls
+        self._warm_up = warm_up
         self._series: dict[tuple[str, str], Series] = {}
         self._processes: dict[str, int] = {}
         self.findings: list[str] = []
@@ -108,6 +111,9 @@ class Sampler:
             thread.join()
 
     def _run(self, every: float, over: threading.Event) -> None:
+        while self._calls() < self._warm_up:
+            if over.wait(every):
+                return
         began = time.monotonic()
         for number in itertools.count():
             if over.wait(every):

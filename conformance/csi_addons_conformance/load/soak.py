@@ -79,7 +79,9 @@ def _soak(stage: Stage, options: argparse.Namespace) -> tuple[Summary, Sampler]:
         callers = _callers(stage, volumes, options)
         running.enter_context(watchers[stage.here.name].writing(volumes[:_HELD]))
         counts = {name: partial(each.count, volumes) for name, each in watchers.items()}
-        sampler = Sampler(pids, counts, lambda: tally.made, memory=options.memory)
+        sampler = Sampler(
+            pids, counts, lambda: tally.made, memory=options.memory, warm_up=options.warm_up
+        )
         began = time.monotonic()
         with sampler.sampling(options.every), ThreadPoolExecutor(len(callers)) as executor:
             work = [executor.submit(_call, caller, tally) for caller in callers]
@@ -197,6 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     add_arguments(parser)
     add = parser.add_argument
     add("--calls", type=int, default=100_000, help="calls in all (%(default)s)")
+    add("--warm-up", type=int, default=0, help="of these, before the first look (%(default)s)")
     add("--minutes", type=float, default=60, help="end after this time (%(default)s)")
     add("--volumes", type=int, default=40, help="mirrored volumes (%(default)s)")
     add("--callers", type=int, default=8, help="calls at once (%(default)s)")
