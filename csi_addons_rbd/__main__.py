@@ -87,9 +87,11 @@ def serve(
     from csi_addons_rbd import logs
     from csi_addons_rbd.api.socket_file import CannotStartError
     from csi_addons_rbd.clusters import ClusterMap
+    from csi_addons_rbd.core_dumps import forbid_core_dumps
     from csi_addons_rbd.metrics import Metrics
     from csi_addons_rbd.workers import Workers
 
+    forbid_core_dumps()
     logs.configure(level=config.log_level, style=config.log_format)
     log = structlog.get_logger(__name__)
     stop = _on_signal()

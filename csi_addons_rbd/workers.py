@@ -20,6 +20,7 @@ from typing import Final, TypeAlias
 import structlog
 
 from csi_addons_rbd.config import Config
+from csi_addons_rbd.core_dumps import forbid_core_dumps
 from csi_addons_rbd.metrics import Metrics
 from csi_addons_rbd.replication.calls import Answer, Beat, Call, Place
 from csi_addons_rbd.replication.errors import Unavailable, VolumeNotFound
@@ -103,8 +104,8 @@ class Workers:
         """Start a worker; the lock is held."""
         ours, theirs = _spawning.Pipe()
         process = _spawning.Process(
-            target=self._main,
-            args=(theirs, self._config, cluster, left_behind),
+            target=_run_worker,
+            args=(self._main, theirs, self._config, cluster, left_behind),
             name=f"worker {cluster}",
         )
         process.start()
@@ -128,6 +129,18 @@ class Workers:
         self._metrics.show(worker.name, None)
         self._metrics.worker_losses.labels(worker.name).inc()
         _log.error("a worker was lost", cluster=worker.name, pid=worker.pid, how=worker.ended)
+
+
+def _run_worker(
+    main: WorkerMain,
+    connection: Connection,
+    config: Config,
+    name: str,
+    left_behind: tuple[str, ...],
+) -> None:
+    """Run a worker, in its own process; the first call brings the first key."""
+    forbid_core_dumps()
+    main(connection, config, name, left_behind)
 
 
 def run_once(main: Callable[[Connection], None], seconds: float) -> str:

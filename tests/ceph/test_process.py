@@ -64,6 +64,24 @@ def test_a_killed_worker_costs_running_calls_and_nothing_else(stage: Stage) -> N
     expect(stage.there.client.probe(), "OK", within=1)
 
 
+def test_no_core_dump_of_what_holds_keys(stage: Stage, tmp_path: Path) -> None:
+    """A worker that talks to Ceph is not dumpable: its memory holds the key, as a dump would."""
+    volume = stage.volume()
+    command = f"setpriv --regid=65534 --clear-groups {COMMAND}"
+    driver = DriverProcess(command, stage.here.site, tmp_path)
+    try:
+        expect(driver.client.enable(volume.handle), "OK")
+        for pid in (driver.pid, *workers(driver)):
+            owner = Path(f"/proc/{pid}/environ").stat()
+            assert (owner.st_uid, owner.st_gid) == (0, 0), pid
+        (worker,) = workers(driver)
+        os.kill(worker, signal.SIGSEGV)
+        settle(lambda: driver.client.disable(volume.handle), seconds=30)
+        assert "was ended by signal 11" in driver.log.read_text()
+    finally:
+        driver.stop()
+
+
 def test_a_second_server_on_a_live_socket_refuses_to_start(stage: Stage) -> None:
     """It says why and ends; the first one goes on."""
     driver = stage.here.driver

@@ -35,7 +35,14 @@ from csi_addons_rbd.replication.volume_id import VolumeId
 class Driver:
     """One driver process and a client of it."""
 
-    def __init__(self, directory: Path, *flags: str, umask: int = 0o022, **environ: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *flags: str,
+        umask: int = 0o022,
+        group: int | None = None,
+        **environ: str,
+    ) -> None:
         self.directory = directory
         self.socket = directory / "csi.sock"
         self.log = directory / "log"
@@ -46,6 +53,7 @@ class Driver:
                 (*command, *common, "--config-dir", str(directory), "--log-level", "debug", *flags),
                 stderr=log,
                 umask=umask,
+                group=group,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environ},
             )
         # grpc would wait a second before it tries again to connect
@@ -268,7 +276,8 @@ def test_no_secret_anywhere(shared: Driver) -> None:
     shared.controller.PromoteVolume(request, timeout=10)
     for pid in (shared.process.pid, *shared.workers()):
         assert stand_in.KEY.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
-        assert stand_in.KEY.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
+        if os.getuid() == 0:  # nobody else may look into what is not dumpable
+            assert stand_in.KEY.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
     assert stand_in.KEY not in shared.log.read_text()
     *_, shown = (
         each
@@ -278,6 +287,23 @@ def test_no_secret_anywhere(shared: Driver) -> None:
     assert list(shown["fields"]) == ["replication_source"]
 
 
+def test_no_core_dump_of_what_holds_keys(start: Callable[..., Driver]) -> None:
+    """Neither server nor worker is dumpable, also where dumps are piped to a program."""
+    # root cannot tell by the user whose files in /proc they are: by a group that is not root's
+    driver = start(group=65534 if os.getuid() == 0 else None).started()
+    request = replication_pb2.PromoteVolumeRequest(**fields())
+    driver.controller.PromoteVolume(request, timeout=10)
+    (worker,) = driver.workers()
+    for pid in (driver.process.pid, worker):
+        # the kernel gives them to root for as long as a process is not dumpable, see proc(5)
+        owner = Path(f"/proc/{pid}/environ").stat()
+        assert (owner.st_uid, owner.st_gid) == (0, 0)
+        limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
+        (core,) = (line for line in limits if line.startswith("Max core file size"))
+        assert core.split()[4:6] == ["0", "0"]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may look into what is not dumpable")
 def test_no_rbd_in_the_serving_process(shared: Driver) -> None:
     """The serving process has not mapped librbd, nor librados."""
     replication = replication_pb2.PromoteVolumeRequest(**fields())
