@@ -19,7 +19,7 @@ from csi_addons_rbd.replication.errors import (
     ClientBlocklisted,
     ClusterUnreachable,
     DriverError,
-    ImageChanged,
+    ImageVanished,
     PermissionDenied,
     Unauthenticated,
 )
@@ -45,7 +45,7 @@ _TABLE: Final[dict[int, tuple[type[DriverError], str]]] = {
         ClientBlocklisted,
         "the cluster fenced this client, or the connection broke; see 'ceph osd blocklist ls'",
     ),
-    errno.ENOENT: (ImageChanged, "it vanished in the middle of the call; ask again"),
+    errno.ENOENT: (ImageVanished, "it vanished in the middle of the call; ask again"),
     errno.ENOSPC: (CephFailure, "the cluster or pool is full"),
     errno.EDQUOT: (CephFailure, "the pool's quota is reached"),
 }

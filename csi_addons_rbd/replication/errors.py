@@ -260,6 +260,10 @@ class ImageChanged(Busy):
     reason = "IMAGE_CHANGED"
 
 
+class ImageVanished(ImageChanged):
+    """It is not there (any more), as Ceph says (ENOENT): removed, renamed or in the trash."""
+
+
 class Unauthenticated(DriverError):
     """The secret is absent, incomplete or refused by cephx."""
 

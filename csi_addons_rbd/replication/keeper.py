@@ -18,6 +18,7 @@ from csi_addons_rbd.replication.calls import MirroringMode
 from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import (
     DriverError,
+    ImageVanished,
     NotFound,
     PermissionDenied,
     Unauthenticated,
@@ -35,6 +36,8 @@ _AGAIN: Final = 10.0
 """Seconds until the next attempt after a failure."""
 _HOPELESS: Final = (NotFound, PermissionDenied, Unauthenticated)
 """After these only another call, with other credentials, can go on."""
+_GONE: Final = 2
+"""Looks in a row that find no image, after which it is gone: an operation may lose a race once."""
 _log = structlog.get_logger()
 
 
@@ -44,11 +47,15 @@ class _Kept:
 
     image: MirroredImage
     interval: int
-    """Seconds."""
+    """Seconds, as of the newest call or note."""
     due: float = 0.0
     """When its turn comes, by the monotonic clock; turns planned for other moments are void."""
     renewed: bool = False
     """Whether a call asked for it again during its turn."""
+    changed: bool = False
+    """Whether that call asked for another interval."""
+    missing: int = 0
+    """Looks in a row that found no image."""
     mark: int | None = None
     since: float = 0.0
     waits: int = 0
@@ -94,7 +101,7 @@ class SnapshotKeeper:
             kept = self._kept.setdefault(image.spec, _Kept(image, 0))
             kept.image, kept.renewed = image, True
             if kept.interval != interval:
-                kept.interval = interval
+                kept.interval, kept.changed = interval, True
                 self._plan(kept, 0)
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="snapshots")
@@ -118,23 +125,32 @@ class SnapshotKeeper:
                 self._threads.submit(self._take_turn, kept)
 
     def _take_turn(self, kept: _Kept) -> None:
-        kept.renewed = False
+        kept.renewed = kept.changed = False
         again = self._attempt(kept)
         with self._changed:
             if again is not None or kept.renewed:
-                self._plan(kept, again or 0)
+                self._plan(kept, 0 if kept.changed else again or 0)
             else:
                 del self._kept[kept.image.spec]
 
     def _attempt(self, kept: _Kept) -> float | None:
         try:
-            return self._look(kept)
+            again = self._look(kept)
         except DriverError as exc:
-            _log.warning("no mirror snapshot taken", image=kept.image.spec.path, error=exc.message)
-            return None if isinstance(exc, _HOPELESS) else _AGAIN
+            kept.missing = kept.missing + 1 if isinstance(exc, ImageVanished) else 0
+            ends = isinstance(exc, _HOPELESS) or kept.missing >= _GONE
+            _log.warning(
+                "no mirror snapshot taken",
+                image=kept.image.spec.path,
+                error=exc.message,
+                ends=ends,
+            )
+            return None if ends else _AGAIN
         except Exception:  # noqa: BLE001 - the schedule must outlive it
             _log.exception("a fault of the driver", image=kept.image.spec.path)
             return _AGAIN
+        kept.missing = 0
+        return again
 
     def _look(self, kept: _Kept) -> float | None:
         """Take a snapshot if it is time; return the seconds until the next look, if any."""
@@ -142,6 +158,8 @@ class SnapshotKeeper:
         wanted, view = wanted_schedule(image.notes()), image.view()
         if wanted is None or not wanted.schedule.by_driver or not _takes_snapshots(view):
             return None
+        # another driver may have been asked for another one since
+        kept.interval = wanted.schedule.seconds
         observation = self._observations.of(image.spec)
         observation.note(view)
         left = kept.interval - kept.age(view)

@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import pytest
 import rados
+import rbd
 from csi_addons_conformance.case import expect, poll, settle
 from csi_addons_conformance.client import Answer, Client
 from csi_addons_conformance.driver_process import DriverProcess
@@ -167,6 +168,40 @@ def test_two_drivers_keep_one_schedule(stage: Stage, second: DriverProcess) -> N
     gaps = [later - earlier for earlier, later in pairwise(rest)]
     # later only while the peer still lacks the one before
     assert all(9 <= gap <= 45 for gap in gaps), (first, rest)
+
+
+def test_the_newest_interval_counts_for_every_driver(stage: Stage, second: DriverProcess) -> None:
+    """A driver that keeps an interval reads from the image that another one was asked for."""
+    volume = stage.mirrored(schedulingInterval="10s")
+    before = newest_snapshot(stage, volume)
+    poll(lambda: newest_snapshot(stage, volume) > before, seconds=45, what="a snapshot")
+    expect(second.client.enable(volume.handle, schedulingInterval="300s"), "OK")
+    before = newest_snapshot(stage, volume)
+    time.sleep(32)  # three of the old intervals: what must not happen takes its time
+    taken = [snap for snap in stage.here.mirror_snapshots(volume) if snap["id"] > before]
+    assert len(taken) <= 1, taken  # one may have been under way
+
+
+def test_a_schedule_in_seconds_ends_with_its_image(stage: Stage) -> None:
+    """Removed by somebody else, it is looked for once more, and then forgotten."""
+    volume, log = stage.enabled(schedulingInterval="10s"), stage.here.driver.log
+    with stage.here.image(volume, writing=True) as image:
+        image.mirror_image_disable(True)  # noqa: FBT003 - takes no keyword
+    with stage.here.site.ioctx() as ioctx:
+        rbd.RBD().remove(ioctx, volume.image)
+
+    def warnings() -> int:
+        lines = log.read_text().splitlines()
+        return sum("no mirror snapshot taken" in line and volume.image in line for line in lines)
+
+    poll(lambda: warnings() >= 2, seconds=60, what="it is missed")
+    time.sleep(12)  # longer than it takes to the next look
+    assert warnings() == 2
+
+
+def newest_snapshot(stage: Stage, volume: Volume) -> int:
+    """Return the id of the newest mirror snapshot on dr1."""
+    return max(int(each["id"]) for each in stage.here.mirror_snapshots(volume))
 
 
 def _sync_times(client: Client, volume: Volume, count: int) -> list[int]:
