@@ -2,9 +2,9 @@
 """Where tests hold an operation still: before and after every step that changes something.
 
 Inactive unless the environment names a file, which only tests do. When that file appears, the
-points that are passed are counted, and who comes to the one whose number the file holds, waits
-there for a file with ``.go`` behind its name; meanwhile a test may kill or freeze the process. So
-tests find every step by counting, also those that later code adds.
+points that are passed are counted, and who comes to the one whose number, or name, the file holds,
+waits there for a file with ``.go`` behind its name; meanwhile a test may kill or freeze the
+process. So tests find every step by counting, also those that later code adds.
 """
 
 import os
@@ -38,13 +38,13 @@ class FaultPoints:
         with self._lock:
             try:
                 found = self._file.stat()
-                number = int(self._file.read_text())
+                wanted = self._file.read_text()
             except FileNotFoundError:
                 return False
             if self._armed != (found.st_ino, found.st_mtime_ns):
                 self._armed, self._passed = (found.st_ino, found.st_mtime_ns), 0
             self._passed += 1
-            if self._passed != number:
+            if wanted not in (str(self._passed), point):
                 return False
             self._file.unlink()
             self._beside("reached").write_text(point)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The mirror calls on one image: fulfils ``MirroredImage`` and ``LeasedImage`` with librbd."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 from typing import Final
@@ -14,6 +15,7 @@ import rbd
 from csi_addons_rbd.ceph.connections import Purpose
 from csi_addons_rbd.ceph.fault_points import reach, step
 from csi_addons_rbd.ceph.image_notes import notes_among, replace_note
+from csi_addons_rbd.ceph.last_look import FRESH, LastLook
 from csi_addons_rbd.ceph.leases import CephLease
 from csi_addons_rbd.ceph.limits import within
 from csi_addons_rbd.ceph.parents import flatten
@@ -27,10 +29,11 @@ from csi_addons_rbd.replication.calls import MirroringMode, Schedule
 from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import (
     FeaturesMissing,
+    ImageChanged,
     ImageHasDependents,
     ManagerUnavailable,
 )
-from csi_addons_rbd.replication.image import MirrorState, ResyncRecord
+from csi_addons_rbd.replication.image import MirrorState, MirrorView, ResyncRecord
 
 _JOURNAL_FEATURES: Final = {
     rbd.RBD_FEATURE_EXCLUSIVE_LOCK: "exclusive-lock",
@@ -148,6 +151,13 @@ class LeasedCephImage(CephImage):
     """One image under a lease."""
 
     held: CephLease
+    looks: LastLook = field(default_factory=LastLook)
+
+    def view(self) -> MirrorView:
+        """Read the image, on which the next change rests."""
+        view = ReadImage.view(self)
+        self.looks.saw(view)
+        return view
 
     def sign(self, client: rados.Rados) -> None:
         """Name who is about to write, if the lease still holds."""
@@ -177,7 +187,7 @@ class LeasedCephImage(CephImage):
     def promote(self, *, force: bool, rolls_back: bool = False) -> bool:
         """Promote; ``False`` when librbd refuses for the time being."""
         leash = LONG_LEASH if rolls_back else LEASH
-        with self._change("promoting", leash=leash) as image:
+        with self._change("promoting", leash=leash, peers=not force) as image:
             try:
                 image.mirror_image_promote(force)
             except (rbd.ImageBusy, rbd.ReadOnlyImage):
@@ -191,7 +201,7 @@ class LeasedCephImage(CephImage):
 
     def resync(self, image_id: str) -> None:
         """Flag just that image for deletion and a fresh copy."""
-        with self._change("requesting a resync of", image_id=image_id) as image:
+        with self._change("requesting a resync of", image_id=image_id, peers=True) as image:
             image.mirror_image_resync()
 
     def take_snapshot(self) -> int:
@@ -232,15 +242,38 @@ class LeasedCephImage(CephImage):
 
     @contextmanager
     def _change(
-        self, doing: str, *, image_id: str | None = None, leash: float = LEASH
+        self,
+        doing: str,
+        *,
+        image_id: str | None = None,
+        leash: float = LEASH,
+        peers: bool = False,
     ) -> Iterator[rbd.Image]:
-        """Lend the image opened for writing, on a handle without a timeout for OSDs."""
+        """Lend the image opened for writing, on a handle without a timeout for OSDs.
+
+        Opening may take long. So what the change rests on is read again afterwards.
+
+        Raises:
+            ImageChanged: it is no longer so, or too old by now.
+        """
         name = self.spec.image if image_id is None else None
         with (
             self._connected(Purpose.WRITE, doing, leash=leash) as (cluster, ioctx),
             rbd.Image(ioctx, name, image_id=image_id) as image,
         ):
             reach(f"before signing for {doing}")
+            looked = time.monotonic()
+            self.looks.confirm(self.spec, ReadImage.view(self), peers=peers)
             self.sign(cluster)  # last: what comes now cannot come too late
+            self._require_recent(doing, time.monotonic() - looked)
+            self.looks.forget()
             with step(doing):
                 yield image
+
+    def _require_recent(self, doing: str, seconds: float) -> None:
+        if seconds > FRESH:
+            raise ImageChanged(
+                f"{doing} {self.spec}: a last look and the lease took {seconds:.0f} s, which is "
+                "too long to rest a change on; nothing was done; see the health of the cluster, "
+                "and ask again"
+            )

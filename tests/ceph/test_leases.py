@@ -118,12 +118,14 @@ def test_who_is_slow_but_lives_keeps_the_lease(stage: Stage, lane: Lane) -> None
 
 
 @contextmanager
-def held_back(lane: Lane, call: Callable[[], Answer]) -> "Iterator[Future[Answer]]":
-    """Hold a call before it takes its lease, for the length of a block."""
-    lane.arm(1)
+def held_back(
+    lane: Lane, call: Callable[[], Answer], point: str = "before leasing"
+) -> "Iterator[Future[Answer]]":
+    """Hold a call at a point, by default before it takes its lease, for the length of a block."""
+    lane.arm(point)
     with ThreadPoolExecutor() as executor:
         answer = executor.submit(call)
-        hold(lane, "before leasing")
+        hold(lane, point)
         yield answer
         lane.thaw()
 
@@ -157,6 +159,62 @@ def test_nothing_is_begun_when_the_caller_has_gone(stage: Stage, lane: Lane) -> 
         expect(gone.result(), "DEADLINE_EXCEEDED")
     poll(lambda: not operations(lane.driver), seconds=20, what="the operation ends")
     assert stage.here.primary(volume)
+
+
+@pytest.mark.parametrize(
+    ("call", "point"),
+    [
+        ("demote", "before signing for demoting"),
+        ("disable", "before signing for disabling mirroring of"),
+    ],
+)
+def test_a_primary_is_looked_at_again_once_it_is_open(
+    stage: Stage, lane: Lane, call: str, point: str
+) -> None:
+    """Opening may take long, and an administrator's tools know no lease."""
+    volume, client = stage.mirrored(), lane.stage.here.client
+    with held_back(lane, lambda: getattr(client, call)(volume.handle), point) as late:
+        path = f"{stage.here.site.pool}/{volume.image}"
+        stage.here.site.rbd("mirror", "image", "demote", path)
+        stage.here.site.rbd("mirror", "image", "promote", "--force", path)
+    assert late.result().reason == "IMAGE_CHANGED", late.result()
+    assert stage.here.primary(volume)
+
+
+def test_a_secondary_is_looked_at_again_once_it_is_open(stage: Stage, lane: Lane) -> None:
+    """Promoted and demoted meanwhile, it may lack what its peer was given since."""
+    volume, client = stage.mirrored(), lane.stage.here.client
+    settle(lambda: stage.here.client.demote(volume.handle))
+    call = partial(client.promote, volume.handle, force=True)
+    with held_back(lane, call, "before signing for promoting") as late:
+        path = f"{stage.here.site.pool}/{volume.image}"
+        stage.here.site.rbd("mirror", "image", "promote", "--force", path)
+        stage.here.site.rbd("mirror", "image", "demote", path)
+    assert late.result().reason == "IMAGE_CHANGED", late.result()
+    assert not stage.here.primary(volume)
+
+
+@pytest.mark.timeout(240)
+def test_a_resync_looks_at_the_peer_again_once_the_image_is_open(stage: Stage, lane: Lane) -> None:
+    """A peer that is primary no longer is no source of a copy: nothing is deleted for it."""
+    volume, client = stage.mirrored(), lane.stage.here.client
+    stage.move(stage.here, stage.there, volume)
+    path = f"{stage.here.site.pool}/{volume.image}"
+    poll(lambda: stage.here.state(volume) == "up+replaying", seconds=90, what="dr1 follows")
+    image_id = stage.here.image_id(volume)
+
+    def peer_is_primary() -> bool:
+        peers = stage.here.mirror_status(volume).get("peer_sites", [])
+        return any("local image is primary" in peer["description"] for peer in peers)
+
+    poll(peer_is_primary, seconds=60, what="dr1 knows who is primary")
+    call = partial(client.resync, volume.handle, force=True, resyncMode="always")
+    with held_back(lane, call, "before signing for requesting a resync of") as late:
+        stage.there.site.rbd("mirror", "image", "demote", path)
+        poll(lambda: not peer_is_primary(), seconds=60, what="dr1 knows of the demotion")
+    assert late.result().reason == "IMAGE_CHANGED", late.result()
+    with stage.here.image(volume) as image:
+        assert image.id() == image_id
 
 
 @pytest.mark.timeout(240)  # rbd-mirror may take half a minute for each copy

@@ -44,11 +44,11 @@ class Lane:
         file = self._beside("reached")
         return file.read_text() if file.exists() else ""
 
-    def arm(self, number: int) -> None:
-        """Hold who comes to the point of that number from now on."""
+    def arm(self, point: int | str) -> None:
+        """Hold who comes to the point of that number from now on, or first to that of this name."""
         self._beside("reached").unlink(missing_ok=True)
         armed = self._beside("armed")
-        armed.write_text(str(number))
+        armed.write_text(str(point))
         armed.rename(self.file)
 
     def disarm(self) -> None:
