@@ -3,6 +3,9 @@
 
 The thread that begins an operation runs it to its end, whether or not somebody still waits
 for the answer. A repeated identical call joins; a different one is told who holds the image.
+
+Who joins waits for the end, and is then judged by its own arrival and its own rights: what was done
+is read from the image anew. Only "ask again" is shared, and only with the same credentials.
 """
 
 import threading
@@ -14,7 +17,7 @@ from typing import Final
 
 from csi_addons_rbd.replication.calls import Answer, Call, RunningOperations
 from csi_addons_rbd.replication.deadline import Deadline
-from csi_addons_rbd.replication.errors import DeadlineExceeded, OperationRunning
+from csi_addons_rbd.replication.errors import DeadlineExceeded, DriverError, OperationRunning
 from csi_addons_rbd.replication.image import ImageSpec
 
 _GRACE: Final = 1.0
@@ -40,9 +43,19 @@ class Operations:
         self._running: dict[tuple[int, str, str], _Running] = {}
 
     def run(
-        self, spec: ImageSpec, call: Call, work: Callable[[], Answer], deadline: Deadline
+        self,
+        spec: ImageSpec,
+        call: Call,
+        work: Callable[[Call | None], Answer],
+        deadline: Deadline,
     ) -> Answer:
-        """Run ``work`` alone on the image, or join the same operation and share its answer.
+        """Run ``work`` alone on the image, if need be after the same operation of others.
+
+        Args:
+            spec: The image.
+            call: What is asked for.
+            work: Does it; is told the call that ran last, if this one waited for one.
+            deadline: When nobody waits any more.
 
         Raises:
             OperationRunning: a different operation holds the image.
@@ -50,12 +63,12 @@ class Operations:
         """
         key = (spec.pool_id, spec.namespace, spec.image)
         mine = _Running(call=call)
-        with self._lock:
-            running = self._running.setdefault(key, mine)
-        if running is not mine:
-            return _join(running, spec, call, deadline)
+        after: Call | None = None
+        while (running := self._begin(key, mine)) is not mine:
+            _await_end(running, spec, call, deadline)
+            after = running.call
         try:
-            answer = work()
+            answer = work(after)
         except BaseException as exc:
             self._end(key)
             mine.answer.set_exception(exc)
@@ -75,12 +88,18 @@ class Operations:
             for name, of_kind in ages.items()
         )
 
+    def _begin(self, key: tuple[int, str, str], mine: _Running) -> _Running:
+        """Take the image, if nobody has it; return who has it now."""
+        with self._lock:
+            return self._running.setdefault(key, mine)
+
     def _end(self, key: tuple[int, str, str]) -> None:
         with self._lock:
             del self._running[key]
 
 
-def _join(running: _Running, spec: ImageSpec, call: Call, deadline: Deadline) -> Answer:
+def _await_end(running: _Running, spec: ImageSpec, call: Call, deadline: Deadline) -> None:
+    """Wait until the same operation has ended; return if its caller is to make its own."""
     if running.call.intent != call.intent:
         raise OperationRunning(
             f"{running.call.name} has been running on {spec} for {running.age} s; "
@@ -88,9 +107,12 @@ def _join(running: _Running, spec: ImageSpec, call: Call, deadline: Deadline) ->
         )
     try:
         # the serving process knows whose limit ends, so it is the one to say so
-        return running.answer.result(timeout=deadline.remaining + _GRACE)
+        failure = running.answer.exception(timeout=deadline.remaining + _GRACE)
     except TimeoutError as exc:
         raise DeadlineExceeded(
             f"{call.name} has been running on {spec} for {running.age} s and goes on; "
             "a repeated call joins it"
         ) from exc
+    passes = isinstance(failure, DriverError) and failure.temporary
+    if failure is not None and passes and running.call.credentials == call.credentials:
+        raise failure

@@ -82,7 +82,7 @@ class Replicator:
             case DestinationCall():
                 return _locate(image)
             case _:
-                work = partial(self._operate, image, call, self._patience(deadline))
+                work = partial(self._operate, image, call, deadline)
                 return self._operations.run(image.spec, call, work, deadline)
 
     def running(self) -> tuple[RunningOperations, ...]:
@@ -99,9 +99,16 @@ class Replicator:
             check_interval=self._check_interval,
         )
 
-    def _operate(self, image: MirroredImage, call: Call, patience: Patience) -> Answer:
+    def _operate(
+        self, image: MirroredImage, call: Call, deadline: Deadline, after: Call | None
+    ) -> Answer:
+        if after is not None and after.credentials != call.credentials:
+            with image.lease(deadline):
+                pass  # somebody else has done the work; this caller must have the right to, too
+        patience = self._patience(deadline)
         observation = self._observations.of(image.spec)
-        view = image.as_found()
+        # what was found is from before what this call waited for
+        view = image.as_found() if after is None else image.view()
         observation.note(view)
         match call:
             case EnableCall():

@@ -2,6 +2,7 @@
 """One operation at a time per image: joined by its like, refused to others, never freed early."""
 
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -14,7 +15,14 @@ from csi_addons_rbd.replication.calls import (
     Resynced,
 )
 from csi_addons_rbd.replication.deadline import Deadline
-from csi_addons_rbd.replication.errors import DeadlineExceeded, OperationRunning, PeerBehind
+from csi_addons_rbd.replication.errors import (
+    DeadlineExceeded,
+    DriverError,
+    OperationRunning,
+    PeerBehind,
+    PeerUnreachable,
+    PermissionDenied,
+)
 from csi_addons_rbd.replication.image import ImageSpec
 from csi_addons_rbd.replication.operations import Operations
 from csi_addons_rbd.replication.volume_id import VolumeId
@@ -22,6 +30,7 @@ from csi_addons_rbd.replication.volume_id import VolumeId
 SPEC = ImageSpec(cluster="site-dr1", pool="pool", pool_id=1, namespace="", image="csi-vol-1")
 UUID = "b0285c97-a0ce-11eb-8c66-0242ac110002"
 READY = Resynced(ready=True)
+OWN = Resynced(ready=False)
 
 
 def promotion(*, cluster: str = "site-dr1", force: bool = False) -> PromoteCall:
@@ -41,14 +50,17 @@ class Slow:
         self.runs = 0
         self.began, self.may_end = threading.Event(), threading.Event()
         self.error: Exception | None = None
-        self.thread = threading.Thread(
-            target=lambda: operations.run(SPEC, call, self.work, Deadline.after(0)), daemon=True
-        )
+        self.thread = threading.Thread(target=self._run, args=(operations, call), daemon=True)
         self.thread.start()
         assert self.began.wait(20)
 
-    def work(self) -> Answer:
+    def _run(self, operations: Operations, call: Call) -> None:
+        with suppress(DriverError, ValueError):
+            operations.run(SPEC, call, self.work, Deadline.after(0))
+
+    def work(self, after: Call | None) -> Answer:
         """Count, wait, answer."""
+        assert after is None
         self.runs += 1
         self.began.set()
         assert self.may_end.wait(5)
@@ -57,17 +69,57 @@ class Slow:
         return READY
 
 
-def test_the_same_call_joins_and_gets_the_same_answer() -> None:
-    """A repeated call shares the running one's result, by whatever handle or credentials."""
-    operations = Operations()
-    slow = Slow(operations, promotion())
+def joined(slow: Slow, operations: Operations, call: Call) -> tuple[Answer, list[Call | None]]:
+    """Join a slow operation; return the answer, and after which calls one's own work was done."""
+    own: list[Call | None] = []
+
+    def work(after: Call | None) -> Answer:
+        own.append(after)
+        return OWN
+
     timer = threading.Timer(0.1, slow.may_end.set)
     timer.start()
-    call = promotion(cluster="site-dr2")
-    assert operations.run(SPEC, call, slow.work, Deadline.after(5)) is READY
+    try:
+        return operations.run(SPEC, call, work, Deadline.after(5)), own
+    finally:
+        timer.join()
+        slow.thread.join()
+
+
+@pytest.mark.parametrize("user", ["site-dr1", "site-dr2"])
+def test_who_joined_is_judged_by_its_own_arrival(user: str) -> None:
+    """It waits for the same operation, by whatever handle or credentials, and looks for itself."""
+    operations = Operations()
+    running = promotion()
+    slow = Slow(operations, running)
+    answer, own = joined(slow, operations, promotion(cluster=user))
+    assert answer is OWN
+    assert own == [running]
     assert slow.runs == 1
-    timer.join()
-    slow.thread.join()
+
+
+@pytest.mark.parametrize(
+    ("failure", "user", "shared"),
+    [
+        (PeerBehind("not yet"), "site-dr1", True),
+        (PeerBehind("not yet"), "site-dr2", False),
+        (PermissionDenied("no caps"), "site-dr2", False),
+        (PeerUnreachable("force"), "site-dr1", False),
+        (ValueError("a fault"), "site-dr1", False),
+    ],
+)
+def test_only_ask_again_is_shared(failure: Exception, user: str, *, shared: bool) -> None:
+    """Neither what evidence of before its arrival showed, nor what another's rights forbid."""
+    operations = Operations()
+    slow = Slow(operations, promotion())
+    slow.error = failure
+    if shared:
+        with pytest.raises(type(failure), match=str(failure)):
+            joined(slow, operations, promotion(cluster=user))
+        return
+    answer, own = joined(slow, operations, promotion(cluster=user))
+    assert answer is OWN
+    assert len(own) == 1
 
 
 @pytest.mark.parametrize(
@@ -101,20 +153,19 @@ def test_who_gives_up_leaves_the_image_held() -> None:
     assert operations.run(SPEC, promotion(force=True), slow.work, Deadline.after(5)) is READY
 
 
-def test_a_failure_is_shared_and_frees_the_image() -> None:
-    """Whoever joined gets the same error; the next call starts anew."""
+def test_a_failure_frees_the_image() -> None:
+    """The next call starts anew."""
     operations = Operations()
-    seen: list[str] = []
+    after: list[Call | None] = []
 
-    def fail() -> Answer:
+    def fail(call: Call | None) -> Answer:
+        after.append(call)
         raise PeerBehind("not yet")
 
     for _ in range(2):
-        try:
+        with pytest.raises(PeerBehind, match="not yet"):
             operations.run(SPEC, promotion(), fail, Deadline.after(1))
-        except PeerBehind as exc:
-            seen.append(exc.message)
-    assert seen == ["not yet", "not yet"]
+    assert after == [None, None]
 
 
 def test_images_do_not_exclude_each_other() -> None:
@@ -122,6 +173,6 @@ def test_images_do_not_exclude_each_other() -> None:
     operations = Operations()
     slow = Slow(operations, promotion())
     other = ImageSpec(cluster="site-dr1", pool="pool", pool_id=1, namespace="", image="csi-vol-2")
-    assert operations.run(other, promotion(), lambda: READY, Deadline.after(1)) is READY
+    assert operations.run(other, promotion(), lambda _: READY, Deadline.after(1)) is READY
     slow.may_end.set()
     slow.thread.join()

@@ -199,6 +199,29 @@ def one_at_a_time(stage: Stage) -> None:
 
 
 @case(
+    "frame/join-by-own-rights",
+    kind=Kind.SAFETY,
+    row="A repeated identical call joins; the caller's own credentials must work",
+)
+def join_by_own_rights(stage: Stage) -> None:
+    """Of two promotes that wait as one, that of a user who may only read is refused at the end."""
+    volume, client = stage.mirrored(), stage.there.client
+    pool = f"pool={stage.there.site.pool}"
+    reader = stage.there.client_of(
+        f"reader-{volume.uuid[:8]}",
+        {"mon": "profile rbd", "osd": f"profile rbd-read-only {pool}", "mgr": "allow r"},
+    )
+    expect(reader.info(volume.handle), "FAILED_PRECONDITION")  # it may read
+    with ThreadPoolExecutor() as executor:
+        executor.submit(client.promote, volume.handle)
+        time.sleep(0.5)  # so that the other one joins
+        joined = executor.submit(reader.promote, volume.handle)
+        settle(lambda: stage.here.client.demote(volume.handle))
+    settle(lambda: client.promote(volume.handle))
+    require(joined.result().code == "PERMISSION_DENIED", "PERMISSION_DENIED", joined.result())
+
+
+@case(
     "frame/callers-deadline",
     kind=Kind.SPEC,
     row="Every call answers by the caller's deadline; the work goes on",
