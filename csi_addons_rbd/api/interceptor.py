@@ -12,6 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -51,6 +52,8 @@ CODES: Final = (grpc.StatusCode.OK, *STATUSES.values())
 """Every code with which a call may end."""
 
 _GATED: Final = "/replication.Controller/"
+_ASIDE: Final = 8
+"""Threads for what is not gated."""
 _QUIET: Final = ("/identity.Identity/Probe", "/grpc.health.", "/grpc.reflection.")
 _QUIET_WHEN_OK: Final = "/replication.Controller/GetVolumeReplicationInfo"
 """Asked about every volume over and over; what it says is in the metrics."""
@@ -82,6 +85,9 @@ class _Outcome:
 class CallInterceptor(grpc.ServerInterceptor):
     """Wraps every unary-unary method; streams (reflection, health's Watch) pass through.
 
+    Identity and health have threads of their own: however many calls wait, be it for a message
+    that their client never sends, these are answered.
+
     Args:
         domain: The driver's name, as the domain of error reasons.
         max_calls: Replication calls at once; more are refused rather than queued, so that
@@ -94,6 +100,7 @@ class CallInterceptor(grpc.ServerInterceptor):
         self._max_calls = max_calls
         self._free = threading.BoundedSemaphore(max_calls)
         self._metrics = metrics
+        self._aside = ThreadPoolExecutor(_ASIDE, thread_name_prefix="identity")
         self._run = secrets.token_hex(3)
         self._numbers = itertools.count(1)
 
@@ -114,8 +121,11 @@ class CallInterceptor(grpc.ServerInterceptor):
                 self._abort(outcome, context)
             return outcome.response
 
+        behavior: _Handler = call
+        if not method.startswith(_GATED):
+            behavior.experimental_thread_pool = self._aside
         # (de)serialised in here, where what is wrong with a message is named and counted
-        return grpc.unary_unary_rpc_method_handler(call)
+        return grpc.unary_unary_rpc_method_handler(behavior)
 
     def _carry_out(
         self,

@@ -19,15 +19,17 @@ from csi_addons_rbd._proto import (
     replication_pb2_grpc,
 )
 from csi_addons_rbd.api.controller import Controller
+from csi_addons_rbd.api.health import Health
 from csi_addons_rbd.api.identity import Identity
 from csi_addons_rbd.api.interceptor import CODES, CallInterceptor
 from csi_addons_rbd.api.socket_file import SocketFile
+from csi_addons_rbd.api.streams import StreamInterceptor
 from csi_addons_rbd.config import Config
 from csi_addons_rbd.metrics import Metrics
 
 _BURST: Final = 8
 _SPARE_THREADS: Final = 16
-"""For Identity, health and reflection, whatever storage does."""
+"""For calls that are refused, as too many run; Identity, health and reflection have their own."""
 
 _SERVICES: Final = (
     identity_pb2.DESCRIPTOR.services_by_name["Identity"],
@@ -51,9 +53,10 @@ class Server:
         self._server = grpc.server(
             ThreadPoolExecutor(max_workers=threads, thread_name_prefix="call"),
             interceptors=[
+                StreamInterceptor(),
                 CallInterceptor(
                     domain=config.driver_name, max_calls=config.max_calls, metrics=metrics
-                )
+                ),
             ],
             # a second server must not share the address silently
             options=[("grpc.so_reuseport", 0)],
@@ -61,11 +64,7 @@ class Server:
             # a burst of such calls must not get Probe refused, at which the sidecar would exit
             maximum_concurrent_rpcs=_BURST * threads,
         )
-        # Watch streams wait in a pool of their own, not on a thread each
-        self._health = health.HealthServicer(
-            experimental_non_blocking=True,
-            experimental_thread_pool=ThreadPoolExecutor(max_workers=1, thread_name_prefix="health"),
-        )
+        self._health = Health(("", *_NAMES))
         identity_pb2_grpc.add_IdentityServicer_to_server(identity, self._server)
         replication_pb2_grpc.add_ControllerServicer_to_server(controller, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -89,8 +88,7 @@ class Server:
         """
         with self._socket.binding() as address:
             self._server.add_insecure_port(address)
-        for name in ("", *_NAMES):
-            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self._health.set_all(health_pb2.HealthCheckResponse.SERVING)
         self._server.start()
 
     def stop(self, grace: float) -> None:
@@ -98,6 +96,6 @@ class Server:
 
         Handlers that still hang are left behind: only the end of the process ends those.
         """
-        self._health.enter_graceful_shutdown()
+        self._health.set_all(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._server.stop(grace).wait(grace + 0.5)
         self._socket.remove()

@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -253,6 +254,61 @@ def test_many_watchers_take_no_threads(start: Callable[..., Driver]) -> None:
     for watch in watches:
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
     assert driver.ready()
+
+
+def test_idle_streams_are_in_nobodys_way(start: Callable[..., Driver]) -> None:
+    """Of too many streams the oldest end; Probe, health and a new stream are answered at once."""
+    driver = start().started()
+    reflect = reflection_pb2_grpc.ServerReflectionStub(driver.channel).ServerReflectionInfo
+    never = threading.Event()
+    idle = [reflect(_nothing_until(never)) for _ in range(280)]
+    watches = [driver.health.Watch(health_pb2.HealthCheckRequest()) for _ in range(280)]
+    began = time.monotonic()
+    while time.monotonic() - began < 1:
+        assert driver.ready()
+        driver.health.Check(health_pb2.HealthCheckRequest(), timeout=2)
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    (answer,) = reflect(iter((request,)), timeout=5)
+    assert answer.list_services_response.service
+    assert next(watches[-1]).status == health_pb2.HealthCheckResponse.SERVING
+    never.set()
+    for stream in (*idle, *watches):
+        stream.cancel()
+
+
+def test_watchers_that_come_and_go_stop_nothing(shared: Driver) -> None:
+    """One that comes while another one leaves: grpc's own health service stood still for good."""
+
+    def come_and_go(_: int) -> None:
+        for _ in range(50):
+            watch = shared.health.Watch(health_pb2.HealthCheckRequest(), timeout=20)
+            assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+            watch.cancel()
+
+    with ThreadPoolExecutor(8) as clients:
+        list(clients.map(come_and_go, range(8)))
+    assert shared.ready()
+    shared.health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+
+
+def _nothing_until(event: threading.Event) -> Iterator[reflection_pb2.ServerReflectionRequest]:
+    event.wait(60)
+    yield from ()
+
+
+def test_calls_without_a_message_hold_up_no_probe(start: Callable[..., Driver]) -> None:
+    """A client that begins calls and never sends what it asks for keeps threads waiting."""
+    driver = start("--max-calls", "2", "--max-calls-per-cluster", "1").started()
+    # the same method as one of streams: its headers go out, its message never does
+    with grpc.insecure_channel(f"unix://{driver.socket}") as channel:
+        demote = channel.stream_unary("/replication.Controller/DemoteVolume")
+        never = threading.Event()
+        begun = [demote.future(_nothing_until(never)) for _ in range(40)]
+        time.sleep(0.5)  # let them arrive
+        assert driver.ready()
+        never.set()
+        for call in begun:
+            call.cancel()
 
 
 def test_metrics(start: Callable[..., Driver]) -> None:
