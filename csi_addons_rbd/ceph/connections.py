@@ -13,16 +13,17 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
 from math import inf
 from typing import Final
 
 import rados
 import structlog
 
-from csi_addons_rbd.ceph.limits import within
+from csi_addons_rbd.ceph.limits import in_background, within
 from csi_addons_rbd.ceph.pulse import LEASH, Pulse, Use
 from csi_addons_rbd.ceph.translate import translating
 from csi_addons_rbd.replication.calls import Credentials, Place
@@ -30,6 +31,7 @@ from csi_addons_rbd.replication.errors import (
     ClientBlocklisted,
     ClusterUnreachable,
     DriverError,
+    Exhausted,
     PermissionDenied,
     Unauthenticated,
 )
@@ -38,6 +40,8 @@ _FENCED: Final = 60
 """Seconds for which a client stays fenced: longer than any watch of its lasts."""
 _KEPT_OUT: Final = 24 * 60 * 60
 """Seconds for which another process's client stays fenced: frozen ones may thaw late."""
+_LEARNING: Final = 32
+"""Threads that wait for a newer map, perhaps for as long as no monitor answers."""
 _BREAKING: Final = (ClusterUnreachable, PermissionDenied, Unauthenticated)
 _log = structlog.get_logger()
 
@@ -108,6 +112,7 @@ class Connections:
         """The clients that are still to be fenced."""
         self._fenced: frozenset[str] = frozenset()
         self._connected = connected
+        self._learning = threading.Semaphore(_LEARNING)
         self.pulse = Pulse(self._probe, self._renew)
         """Which places answer, and what hangs in them."""
 
@@ -258,7 +263,7 @@ class Connections:
             f"no monitor of cluster {place.cluster} told its newest map within "
             f"{self._read_timeout:g} s; see their health"
         )
-        within(self._read_timeout, learn, late)
+        within(self._read_timeout, learn, late, most=self._learning)
 
     def _renew(self, place: Place, credentials: Credentials) -> None:
         """Forget the user's handles that lived through a silence: some never recover."""
@@ -341,7 +346,8 @@ class Connections:
         """Shut a handle down that nobody uses, aside: it may take as long as a silence does."""
         if connection.users == 0 and _usable(connection):
             self._open.discard(connection)
-            threading.Thread(target=_shut_down, args=(connection,), daemon=True).start()
+            with suppress(Exhausted):  # what is not shut down is so when Python forgets it
+                in_background(partial(_shut_down, connection))
 
 
 def _fence(cluster: rados.Rados, addresses: Iterable[str]) -> None:

@@ -24,6 +24,7 @@ import structlog
 
 from csi_addons_rbd.ceph.encoding import Encoded, decoding, structure, text
 from csi_addons_rbd.ceph.fault_points import step
+from csi_addons_rbd.ceph.limits import in_background
 from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import CallOver, ClientBlocklisted, LeaseHeld, LeaseLost
 
@@ -87,11 +88,14 @@ class CephLease:
             CallOver: nobody waits any more.
             LeaseLost: another driver took it over in the middle.
         """
-        self._acquire(until)
-        # where this fails the lease is left to run out: given back, the names would go with it
-        self._fence_others(fence)
-        renewing = threading.Thread(target=self._keep, daemon=True)
-        renewing.start()
+        renewing = in_background(self._keep)  # first: without it nothing may be begun
+        try:
+            self._acquire(until)
+            # where this fails the lease is left to run out: given back, the names would go with it
+            self._fence_others(fence)
+        except BaseException:
+            self._over.set()
+            raise
         try:
             yield
         except BaseException as exc:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The mirror calls on one image: fulfils ``MirroredImage`` and ``LeasedImage`` with librbd."""
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,8 @@ _JOURNAL_FEATURES: Final = {
 _SWITCHED_ON: Final = "features"
 _MANAGER_BOUND: Final = 5
 """Seconds to wait for the manager, which may be away."""
+_AT_THE_MANAGER: Final = threading.Semaphore(8)
+"""Threads that wait for it, perhaps for as long as it is away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +95,7 @@ class CephImage(ReadImage):
             f"the manager of cluster {self.spec.cluster}, which is to flatten {self.spec}, did not "
             f"answer within {_MANAGER_BOUND} s; see 'ceph mgr stat', and ask again"
         )
-        return within(_MANAGER_BOUND, ask, late)
+        return within(_MANAGER_BOUND, ask, late, most=_AT_THE_MANAGER)
 
     def note(self, key: str, value: str | None, *, only: str | None = None) -> None:
         """Write or remove one entry, without taking the image's lock from anybody."""

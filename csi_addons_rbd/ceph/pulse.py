@@ -15,13 +15,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import Final, TypeAlias
 
 import structlog
 
+from csi_addons_rbd.ceph.limits import in_background
 from csi_addons_rbd.replication.calls import Credentials, Place
-from csi_addons_rbd.replication.errors import ClusterUnreachable, DriverError
+from csi_addons_rbd.replication.errors import ClusterUnreachable, DriverError, Exhausted
 
 EVERY: Final = 1.0
 """Seconds between two looks, and between two probes of a silent place."""
@@ -174,7 +176,11 @@ class Pulse:
             if user in self._watched or len(self._watched) >= _MOST:
                 return
             self._watched[user] = watched
-        threading.Thread(target=self._probe_on, args=(user, watched), daemon=True).start()
+        try:
+            in_background(partial(self._probe_on, user, watched))
+        except Exhausted:  # the next look tries again
+            with self._lock:
+                del self._watched[user]
 
     def _probe_on(self, user: _User, watched: _Watched) -> None:
         place, credentials = user

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,7 @@ import rbd
 import structlog
 
 from csi_addons_rbd.ceph.connections import Connections
+from csi_addons_rbd.ceph.limits import in_background
 from csi_addons_rbd.ceph.pulse import EVERY, Use
 from csi_addons_rbd.ceph.volumes import Volumes
 from csi_addons_rbd.config import Config
@@ -130,7 +132,11 @@ class Worker:
             if not self._free.acquire(blocking=False):
                 self._reply(ask, Exhausted("too many calls to this cluster still run; ask again"))
                 continue
-            threading.Thread(target=self._handle, args=(ask,), daemon=True).start()
+            try:
+                in_background(partial(self._handle, ask))
+            except Exhausted as exc:
+                self._free.release()
+                self._reply(ask, exc)
 
     def _handle(self, ask: Ask) -> None:
         try:

@@ -6,17 +6,18 @@ manager has it. So a promotion never waits for the manager longer than a moment:
 missing is brought in line in the background, or by the next call, also after a restart.
 """
 
+import heapq
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import structlog
 
 from csi_addons_rbd.replication.calls import Schedule
 from csi_addons_rbd.replication.deadline import Deadline
-from csi_addons_rbd.replication.errors import DriverError, PermissionDenied
+from csi_addons_rbd.replication.errors import DriverError, Exhausted, PermissionDenied
 from csi_addons_rbd.replication.image import ImageSpec, MirroredImage
 from csi_addons_rbd.replication.keeper import SnapshotKeeper
 from csi_addons_rbd.replication.notes import (
@@ -30,6 +31,8 @@ _MANAGER_BOUND: Final = 5
 """Seconds by which a manager that is away may delay a call."""
 _RETRY: Final = 5
 _GIVE_UP: Final = 600
+_AT_ONCE: Final = 8
+"""Images that are brought in line at the same time; each may wait for the manager without limit."""
 _log = structlog.get_logger()
 
 
@@ -46,13 +49,27 @@ class _Target:
     """Whether the manager may have it: an attempt that failed may have been carried out."""
 
 
+@dataclass(frozen=True, order=True, slots=True, kw_only=True)
+class _Turn:
+    """One attempt to come."""
+
+    due: float
+    """When, by the monotonic clock."""
+    spec: ImageSpec = field(compare=False)
+    deadline: Deadline = field(compare=False)
+    """When it is the last one."""
+
+
 class Scheduler:
-    """Brings schedules in line: one thread at most per image, always after the newest target."""
+    """Brings schedules in line, a few images at once, each always after its newest target."""
 
     def __init__(self, keeper: SnapshotKeeper) -> None:
         self._keeper = keeper
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._targets: dict[ImageSpec, _Target] = {}
+        self._turns: list[_Turn] = []
+        """One for each image that has a target and is in no thread's hands."""
+        self._threads = 0
 
     def keep(
         self, image: MirroredImage, schedule: Schedule, until: Deadline
@@ -92,30 +109,64 @@ class Scheduler:
 
     def _aim(self, image: MirroredImage, schedule: Schedule | None) -> _Target:
         """Set the target, and see that somebody goes after it."""
-        with self._lock:
+        with self._changed:
             running = self._targets.get(image.spec)
             if running is not None and running.schedule == schedule:
                 running.image = image  # whose key and monitors are the newest
                 return running
             target = self._targets[image.spec] = _Target(image, schedule)
             if running is None:
-                threading.Thread(target=self._pursue, args=(image.spec,), daemon=True).start()
+                deadline = Deadline.after(_GIVE_UP)
+                self._plan(_Turn(due=time.monotonic(), spec=image.spec, deadline=deadline))
+                self._staff(image.spec)
             return target
 
-    def _pursue(self, spec: ImageSpec) -> None:
-        deadline = Deadline.after(_GIVE_UP)
-        while True:
-            target = self._targets[spec]
-            done = _attempt(target) or deadline.remaining <= 0
-            with self._lock:
-                if done and self._targets[spec] is target:
-                    del self._targets[spec]
-                    target.reached.set()
-                    return
-            if done:
+    def _plan(self, turn: _Turn) -> None:
+        heapq.heappush(self._turns, turn)
+        self._changed.notify()
+
+    def _staff(self, spec: ImageSpec) -> None:
+        """See that somebody takes an image's turn; the lock is held."""
+        if self._threads >= min(_AT_ONCE, len(self._targets)):
+            return
+        try:
+            threading.Thread(target=self._take_turns, daemon=True).start()
+        except RuntimeError:
+            if self._threads:
+                return  # those that run take it later
+            del self._targets[spec]
+            self._turns.clear()
+            raise Exhausted(
+                f"no thread can be started to keep the schedule of {spec}; see the limits of this "
+                "process and of its node, and call again later"
+            ) from None
+        self._threads += 1
+
+    def _take_turns(self) -> None:
+        """Take one turn after the other until there is none to come."""
+        while turn := self._next():
+            target = self._targets[turn.spec]
+            done = _attempt(target) or turn.deadline.remaining <= 0
+            with self._changed:
+                now = time.monotonic()
+                if not done:
+                    self._plan(replace(turn, due=now + _RETRY))
+                    continue
                 target.reached.set()
-            else:
-                time.sleep(_RETRY)
+                if self._targets[turn.spec] is target:
+                    del self._targets[turn.spec]
+                else:
+                    self._plan(replace(turn, due=now))
+
+    def _next(self) -> _Turn | None:
+        with self._changed:
+            while self._turns:
+                wait = self._turns[0].due - time.monotonic()
+                if wait <= 0:
+                    return heapq.heappop(self._turns)
+                self._changed.wait(wait)
+            self._threads -= 1
+            return None
 
 
 def _attempt(target: _Target) -> bool:

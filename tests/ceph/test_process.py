@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process: its worker dies, it dies itself, another one wants its socket."""
 
+import multiprocessing
 import os
 import shlex
 import signal
 import subprocess
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,13 @@ from csi_addons_conformance.driver_process import DriverProcess
 from csi_addons_conformance.stage import Stage
 
 from csi_addons_rbd.ceph.fault_points import VARIABLE
+from csi_addons_rbd.ceph.worker import Worker
+from csi_addons_rbd.command_line import parse
+from csi_addons_rbd.config import Config
+from csi_addons_rbd.replication.calls import Ask, Beat, Credentials, DemoteCall, Place
+from csi_addons_rbd.replication.deadline import Deadline
+from csi_addons_rbd.replication.errors import Exhausted
+from csi_addons_rbd.replication.volume_id import VolumeId
 from lab import Volume
 from tests.driver_insides import metrics, workers
 
@@ -182,3 +192,52 @@ def test_nobody_waits_for_the_lease_of_a_worker_that_died(stage: Stage, fault: P
     settle(lambda: answers.append(stage.here.client.demote(volume.handle)) or answers[-1])
     assert "LEASE_HELD" not in {answer.reason for answer in answers}
     assert "broke the lease of a process that died" in driver.log.read_text()
+
+
+def starved(connection: Connection, config: Config) -> None:
+    """Run a worker in a process that may have no more threads than it begins with."""
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if threading.active_count() > 1:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    threading.Thread.start = refuse  # type: ignore[method-assign]
+    Worker(connection, config, "here", ()).serve()
+
+
+def test_a_thread_that_cannot_start_ends_no_worker(tmp_path: Path) -> None:
+    """Each caller is told to come again later, and the worker goes on."""
+    socket = f"unix://{tmp_path}/csi.sock"
+    command = ("serve", "--endpoint", socket, "--driver-name", "x", "--config-dir", str(tmp_path))
+    config = parse(command, {})
+    spawning = multiprocessing.get_context("spawn")
+    ours, theirs = spawning.Pipe()
+    process = spawning.Process(target=starved, args=(theirs, config))
+    process.start()
+    theirs.close()
+    call = DemoteCall(
+        volume=VolumeId(cluster="here", pool=1, uuid="b0285c97-a0ce-11eb-8c66-0242ac110002"),
+        credentials=Credentials(user="nobody", key="none"),
+    )
+    place = Place(cluster="here", monitors=("127.0.0.1:1",), pool=1, namespace="")
+    try:
+        for number in (1, 2):
+            ours.send(
+                Ask(
+                    number=number,
+                    call_id="",
+                    call=call,
+                    places=(place,),
+                    until=Deadline.after(20),
+                )
+            )
+            while isinstance(reply := ours.recv(), Beat):
+                pass
+            assert reply.number == number
+            assert isinstance(reply.answer, Exhausted)
+    finally:
+        ours.close()
+        process.join(10)
+        process.kill()

@@ -76,8 +76,8 @@ MUTATIONS: Final = (
     Mutation(
         name="lock released before the work",
         file="replication/operations.py",
-        old="        try:\n            answer = work()\n",
-        new="        try:\n            self._running.pop(key, None)\n            answer = work()\n",
+        old="            answer = work(after)\n",
+        new="            self._running.pop(key, None)\n            answer = work(after)\n",
         case="frame/one-at-a-time",
     ),
     Mutation(

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from csi_addons_rbd.ceph.limits import within
-from csi_addons_rbd.replication.errors import ClusterUnreachable, PermissionDenied
+from csi_addons_rbd.ceph.limits import in_background, within
+from csi_addons_rbd.replication.errors import ClusterUnreachable, Exhausted, PermissionDenied
 
 LATE = ClusterUnreachable("too late")
 
@@ -34,3 +34,31 @@ def test_what_comes_too_late() -> None:
         within(0.05, wait, LATE)
     go.set()
     assert done.wait(5)
+
+
+def test_few_wait_without_end() -> None:
+    """One more than the limit is late at once, and gets its turn when another one came back."""
+    go, most = threading.Event(), threading.Semaphore(1)
+    with pytest.raises(ClusterUnreachable, match="too late"):
+        within(0.05, go.wait, LATE, most=most)
+    with pytest.raises(ClusterUnreachable, match="too late"):
+        within(60, lambda: None, LATE, most=most)
+    go.set()
+    assert most.acquire(timeout=5)
+    most.release()
+    assert within(5, lambda: 7, LATE, most=most) == 7
+
+
+def test_a_thread_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever wants it is told to come again later, and takes nobody's place."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    most = threading.Semaphore(1)
+    with pytest.raises(Exhausted, match="call again later"):
+        within(5, lambda: None, LATE, most=most)
+    assert most.acquire(blocking=False)
+    with pytest.raises(Exhausted):
+        in_background(lambda: None)

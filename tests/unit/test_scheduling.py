@@ -4,14 +4,14 @@
 import json
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, cast
 
 import pytest
 
 from csi_addons_rbd.replication import scheduling
 from csi_addons_rbd.replication.calls import Schedule
-from csi_addons_rbd.replication.errors import ClusterUnreachable, DriverError
+from csi_addons_rbd.replication.errors import ClusterUnreachable, DriverError, Exhausted
 from csi_addons_rbd.replication.image import ImageSpec, MirroredImage
 from csi_addons_rbd.replication.notes import ENDED, SCHEDULE
 from csi_addons_rbd.replication.scheduling import Scheduler
@@ -61,3 +61,57 @@ def test_a_late_removal_is_taken_back(monkeypatch: pytest.MonkeyPatch, failures:
     Scheduler(cast("SnapshotKeeper", None)).drop(cast("MirroredImage", image))
     assert image.restored.wait(5)
     assert image.scheduled == FIVE
+
+
+@dataclass
+class Waiting:
+    """An image whose manager is away, for as long as it is told to be."""
+
+    spec: ImageSpec
+    back: threading.Event
+    scheduled: bool = True
+
+    def notes(self) -> Mapping[str, str]:
+        """Say that the schedule is to end, until it has."""
+        return {SCHEDULE: ENDED} if self.scheduled else {}
+
+    def keep_schedule(self, wanted: Schedule | None) -> None:
+        """Wait as a command to the manager does."""
+        assert wanted is None
+        assert self.back.wait(30)
+        self.scheduled = False
+
+
+def test_few_threads_wait_for_the_manager() -> None:
+    """However many images wait for it; all are brought in line once it is back."""
+    back = threading.Event()
+    images = [Waiting(replace(SPEC, image=str(number)), back) for number in range(1000)]
+    scheduler = Scheduler(cast("SnapshotKeeper", None))
+    before = threading.active_count()
+    for image in images:
+        scheduler.drop(cast("MirroredImage", image), wait=0)
+    waiting = threading.active_count() - before
+    back.set()
+    for image in images:
+        scheduler.drop(cast("MirroredImage", image), wait=20)
+    assert waiting <= 8
+    assert not any(image.scheduled for image in images)
+
+
+def test_a_thread_that_cannot_start_is_told_and_the_next_call_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The image is not taken to be in somebody's hands."""
+    back = threading.Event()
+    back.set()
+    image, scheduler = Waiting(SPEC, back), Scheduler(cast("SnapshotKeeper", None))
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", _refuse)
+        with pytest.raises(Exhausted, match="no thread can be started"):
+            scheduler.drop(cast("MirroredImage", image))
+    scheduler.drop(cast("MirroredImage", image))
+    assert not image.scheduled
+
+
+def _refuse(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
