@@ -22,8 +22,8 @@ def in_background(work: Callable[[], None]) -> threading.Thread:
         thread.start()
     except RuntimeError:
         raise Exhausted(
-            "the worker of this cluster cannot start another thread; see the limits of container and "
-            "node (pids, memory), and call again later"
+            "the worker of this cluster cannot start another thread; see the limits of its "
+            "container and node (pids, memory), and call again later"
         ) from None
     return thread
 
