@@ -12,6 +12,7 @@ import rados
 from csi_addons_rbd.ceph.rbd_header import MirrorSnapshot
 from csi_addons_rbd.ceph.rbd_journal import (
     OWN_CLIENT,
+    Client,
     epoch_start,
     read_clients,
     read_tags,
@@ -64,6 +65,8 @@ def snapshot_history(snapshots: Sequence[MirrorSnapshot]) -> History:
         delivered=epoch is Epoch.PRIMARY_DEMOTED and not awaited,
         complete=any(snap.complete for snap in snapshots),
         progress="" if newest.complete else f"copied {newest.copied} objects",
+        unfinished=newest.unfinished,
+        hollow=bool(present) and all(snap.torn for snap in present),
     )
 
 
@@ -96,6 +99,10 @@ def journal_history(ioctx: rados.Ioctx, image_id: str) -> History:
     readers = frozenset(clients)
     # while this site only copies, the positions in its journal say nothing
     peers = tuple(clients.values()) if newest.epoch in _OWN else ()
+    # a demotion is a tag with one entry; a peer that has read that has everything, also where
+    # this site did not live to commit it
+    ended = [peer for peer in peers if _reached(peer, newest.number)]
+    demoted = newest.epoch is Epoch.PRIMARY_DEMOTED
     return History(
         epoch=newest.epoch,
         mark=newest.number,
@@ -107,14 +114,21 @@ def journal_history(ioctx: rados.Ioctx, image_id: str) -> History:
         followed=newest.epoch is Epoch.PRIMARY
         and bool(peers)
         and all(peer.position is not None and peer.position[0] >= began for peer in peers),
-        delivered=newest.epoch is Epoch.PRIMARY_DEMOTED
+        delivered=demoted
         and bool(peers)
-        and all(own is not None and peer.position == own.position for peer in peers),
+        and all(
+            own is not None and (peer.position == own.position or peer in ended) for peer in peers
+        ),
         complete=complete,
         progress="" if complete else "the first copy is being made",
         readers=readers,
         copied=frozenset(name for name, client in clients.items() if client.copied),
+        unfinished=demoted and own is not None and not ended and not _reached(own, newest.number),
     )
+
+
+def _reached(client: Client, tag: int) -> bool:
+    return client.position is not None and client.position[0] >= tag
 
 
 def _present_epoch(snapshots: Sequence[MirrorSnapshot]) -> Sequence[MirrorSnapshot]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The mirror calls on one image: fulfils ``MirroredImage`` and ``LeasedImage`` with librbd."""
 
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +22,13 @@ from csi_addons_rbd.ceph.leases import CephLease
 from csi_addons_rbd.ceph.limits import within
 from csi_addons_rbd.ceph.parents import flatten
 from csi_addons_rbd.ceph.pulse import LEASH, LONG_LEASH
-from csi_addons_rbd.ceph.rbd_header import Header, read_header, read_image_id
+from csi_addons_rbd.ceph.rbd_header import (
+    NON_PRIMARY,
+    Header,
+    header_object,
+    read_header,
+    read_image_id,
+)
 from csi_addons_rbd.ceph.rbd_mirroring import MODES
 from csi_addons_rbd.ceph.readings import ReadImage
 from csi_addons_rbd.ceph.resync_records import read_text, replace_record
@@ -201,6 +208,16 @@ class LeasedCephImage(CephImage):
         """Demote."""
         with self._change("demoting") as image:
             image.mirror_image_demote()
+
+    def make_writable(self) -> None:
+        """Take the feature off as librbd's promotion does, for which it offers no call."""
+        doing = "making writable"
+        with self._connected(Purpose.WRITE, doing) as (cluster, ioctx):
+            reach(f"before signing for {doing}")
+            self.sign(cluster)
+            with step(doing):
+                request = struct.pack("<QQ", 0, NON_PRIMARY)
+                ioctx.execute(header_object(self.held.image_id), "rbd", "set_features", request)
 
     def resync(self, image_id: str) -> None:
         """Flag just that image for deletion and a fresh copy."""

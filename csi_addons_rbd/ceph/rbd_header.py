@@ -32,6 +32,10 @@ _NAMESPACES: Final = 5
 """The first version that tells what kind of snapshot it is (Ceph 12): before, all were users'."""
 _MIRROR: Final = 3
 """``SNAPSHOT_NAMESPACE_TYPE_MIRROR``."""
+NON_PRIMARY: Final = rbd.RBD_FEATURE_NON_PRIMARY
+"""While an image has this feature, only rbd-mirror can write it."""
+_LIMIT: Final = "snap_limit"
+_UNLIMITED: Final = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +52,8 @@ class MirrorSnapshot:
     """Whether all of it is here; of a primary's own, that goes without saying."""
     torn: bool
     """Of a primary's own: whether its making goes on, or was cut short by a crash."""
+    unfinished: bool
+    """The same of a primary's own demotion."""
     copied: int
     """Objects that rbd-mirror has copied."""
 
@@ -62,6 +68,8 @@ class Header:
     metadata: Mapping[str, str]
     snapshots: tuple[MirrorSnapshot, ...]
     """The mirror snapshots, oldest first."""
+    room: int | None
+    """How many more snapshots of any kind the object class allows; ``None``: no limit is set."""
 
 
 def id_object(name: str) -> str:
@@ -129,7 +137,13 @@ def read_header(ioctx: rados.Ioctx, image_id: str) -> Header:
             snapshots=tuple(
                 sorted((each for each in snapshots if each), key=lambda each: each.number)
             ),
+            room=_room(entries.get(_LIMIT), len(snapshots)),
         )
+
+
+def _room(limit: bytes | None, snapshots: int) -> int | None:
+    number = _UNLIMITED if limit is None else Encoded(limit).number("Q")
+    return None if number == _UNLIMITED else max(0, number - snapshots)
 
 
 def decode_snapshot(value: bytes) -> MirrorSnapshot | None:
@@ -159,6 +173,7 @@ def decode_snapshot(value: bytes) -> MirrorSnapshot | None:
             claimed=bool(peers),
             complete=complete or epoch in (Epoch.PRIMARY, Epoch.PRIMARY_DEMOTED),
             torn=epoch is Epoch.PRIMARY and not complete,
+            unfinished=epoch is Epoch.PRIMARY_DEMOTED and not complete,
             copied=namespace.number("Q"),
         )
 

@@ -70,6 +70,12 @@ class ReadImage:
             with self._read(ioctx) as image:
                 return read_parents(cluster, image)
 
+    def snapshot_room(self) -> int | None:
+        """Return how many more snapshots the image may have."""
+        with self._pool(Purpose.READ, "reading the snapshot limit of") as ioctx:
+            image_id = read_image_id(ioctx, self.spec.image)
+            return None if image_id is None else read_header(ioctx, image_id).room
+
     def holders(self) -> tuple[str, ...]:
         """Name the clients that hold a lock; the exclusive lock shows among them, too."""
         with self._locked() as image:

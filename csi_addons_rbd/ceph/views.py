@@ -8,12 +8,12 @@ import rbd
 
 from csi_addons_rbd.ceph.histories import NOTHING, journal_history, snapshot_history
 from csi_addons_rbd.ceph.image_notes import notes_among
-from csi_addons_rbd.ceph.rbd_header import Header, read_header, read_image_id
+from csi_addons_rbd.ceph.rbd_header import NON_PRIMARY, Header, read_header, read_image_id
 from csi_addons_rbd.ceph.rbd_journal import read_resync_request
 from csi_addons_rbd.ceph.rbd_mirroring import Mirroring, read_mirroring
 from csi_addons_rbd.ceph.sightings import Sighting
 from csi_addons_rbd.replication.calls import MirroringMode
-from csi_addons_rbd.replication.image import Epoch, History, MirrorState, MirrorView
+from csi_addons_rbd.replication.image import Epoch, History, MirrorState, MirrorView, Torn
 from csi_addons_rbd.replication.notes import SWITCHING
 
 _MIRROR_METADATA: Final = ".rbd_mirror."
@@ -32,14 +32,14 @@ def read_view(ioctx: rados.Ioctx, seen: Sighting) -> MirrorView:
     """
     image_id, mirroring = seen.image_id, seen.mirroring
     if image_id is None or mirroring is None:
-        return _unmirrored(image_id or "")
+        return _unmirrored(ioctx, image_id or "")
     local, peers = seen.statuses
     header = read_header(ioctx, image_id)
     history = _history(ioctx, image_id, mirroring, header)
     notes = notes_among(header.metadata)
-    torn = history == NOTHING and SWITCHING in notes
+    switching = history == NOTHING and SWITCHING in notes
     return MirrorView(
-        state=MirrorState.TORN if torn else mirroring.state,
+        state=MirrorState.TORN if switching else mirroring.state,
         mode=mirroring.mode,
         mirroring=mirroring.global_id,
         primary=history.epoch is Epoch.PRIMARY,
@@ -49,6 +49,7 @@ def read_view(ioctx: rados.Ioctx, seen: Sighting) -> MirrorView:
         peered=bool(peers) or _has_peer(ioctx),
         history=history,
         notes=notes,
+        torn=_torn(mirroring, history, header),
     )
 
 
@@ -76,7 +77,26 @@ def _history(ioctx: rados.Ioctx, image_id: str, mirroring: Mirroring, header: He
     return snapshot_history(header.snapshots)
 
 
-def _unmirrored(image_id: str) -> MirrorView:
+def _torn(mirroring: Mirroring, history: History, header: Header) -> Torn | None:
+    """Tell what a promotion or demotion left that was cut short.
+
+    In journal mode the newest tag alone decides whether an image is primary and whether it can be
+    written, so the two never disagree; but a demotion consists of a tag and of an entry.
+    """
+    if history.unfinished:
+        return Torn.DEMOTION
+    if mirroring.mode is MirroringMode.JOURNAL or not header.features & NON_PRIMARY:
+        return None
+    # librbd takes an image without any mirror snapshot for a primary when it disables it
+    disabling = mirroring.state is MirrorState.DISABLING and history.epoch is Epoch.NONE
+    return Torn.READ_ONLY if disabling or history.epoch is Epoch.PRIMARY else None
+
+
+def _unmirrored(ioctx: rados.Ioctx, image_id: str) -> MirrorView:
+    try:
+        features = read_header(ioctx, image_id).features if image_id else 0
+    except rados.ObjectNotFound:
+        features = 0  # it is just being made, or removed
     return MirrorView(
         state=MirrorState.DISABLED,
         mode=MirroringMode.SNAPSHOT,
@@ -87,6 +107,7 @@ def _unmirrored(image_id: str) -> MirrorView:
         peers=(),
         peered=False,
         history=NOTHING,
+        torn=Torn.UNMIRRORED if features & NON_PRIMARY else None,
     )
 
 

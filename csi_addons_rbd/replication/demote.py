@@ -20,6 +20,7 @@ from csi_addons_rbd.replication.notes import ENDED, SCHEDULE, end_schedule, late
 from csi_addons_rbd.replication.observations import Observation
 from csi_addons_rbd.replication.patience import POLL, Hindsight, Patience
 from csi_addons_rbd.replication.sync_info import Role, role, sync_report, text
+from csi_addons_rbd.replication.torn import require_room
 
 _PASSING: Final = 5
 """Seconds for which a holder may be one that comes and goes, such as the snapshot scheduler."""
@@ -46,7 +47,11 @@ def demote(
         with image.lease(patience.call):
             # a driver that froze in the middle of a change may be who, until it is fenced
             _require_unheld(image)
-    epoch = _await_peers(image, view, observation, patience)
+    # nothing was written since a promotion that was cut short: there is nothing to follow
+    unwritten = view.torn is not None and view.history.hollow
+    epoch = view.history.began
+    if not unwritten:
+        epoch = _await_peers(image, view, observation, patience)
     with image.lease(patience.call) as leased:
         _require_unheld(leased)
         view = leased.view()
@@ -55,10 +60,13 @@ def demote(
                 f"{image.spec} was demoted and promoted by another driver meanwhile; ask again"
             )
         if view.primary:
+            if view.mode is MirroringMode.SNAPSHOT:
+                require_room(leased, view, 1)
             note_last_sync(leased, view, observation)
             _demote_without_schedule(leased)
-    if image.view().primary:
-        raise ImageChanged(f"{image.spec} was demoted, but still reads primary; ask again")
+    after = image.view()
+    if after.primary or after.torn is not None:
+        raise ImageChanged(f"{image.spec} was demoted, but does not read so; ask again")
     intruders = image.holders()
     if intruders:
         raise ImageInUse(

@@ -127,6 +127,18 @@ class ParentNotMirrored(PreconditionFailed):
     reason = "PARENT_NOT_MIRRORED"
 
 
+class ImageTorn(PreconditionFailed):
+    """A promotion or demotion was cut short inside librbd: the image is neither side."""
+
+    reason = "IMAGE_TORN"
+
+
+class SnapshotLimitReached(PreconditionFailed):
+    """The image's snapshot limit leaves no room for the mirror snapshots that the call takes."""
+
+    reason = "SNAPSHOT_LIMIT_REACHED"
+
+
 class ImageHasDependents(PreconditionFailed):
     """A mirrored clone depends on this image."""
 
@@ -311,6 +323,12 @@ class MirrorDaemonDown(Unavailable):
     """The local rbd-mirror is down or silent, and without it the data cannot arrive."""
 
     reason = "MIRROR_DAEMON_DOWN"
+
+
+class PromotionBarred(Unavailable):
+    """Somebody must change the image first; forcing meets the same obstacle."""
+
+    reason = "PROMOTION_BARRED"
 
 
 class ManagerUnavailable(Unavailable):

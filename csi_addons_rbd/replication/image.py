@@ -46,6 +46,18 @@ class MirrorState(Enum):
     left is neither. librbd calls it enabled, or creating, as it does a new copy."""
 
 
+class Torn(StrEnum):
+    """What a promotion or demotion leaves that was cut short inside librbd: neither side."""
+
+    READ_ONLY = "primary by librbd's mirror info, and yet read-only (feature non-primary)"
+    """Snapshot mode: librbd's demotion begins so, and so its promotion ends."""
+    DEMOTION = "demoted, but its demotion was not written to the end, so that no peer gets it"
+    """Snapshot mode: the demotion's snapshot is not complete. Journal mode: its tag is there, its
+    entry is not. The peer waits for the rest for ever."""
+    UNMIRRORED = "not mirrored, and yet read-only (feature non-primary)"
+    """Mirroring of the first kind was switched off by a tool that did not look."""
+
+
 class Epoch(StrEnum):
     """Who wrote the newest history this image holds, read from the image itself.
 
@@ -93,6 +105,11 @@ class History:
     """Journal mode: the peers (mirror uuids) that are registered as readers of the journal."""
     copied: frozenset[str] = frozenset()
     """Journal mode: those that once copied the whole image from here."""
+    unfinished: bool = False
+    """Whether this site's own demotion is not written to the end: see ``Torn.DEMOTION``."""
+    hollow: bool = False
+    """Snapshot mode: whether all snapshots of the present primary epoch are torn: no peer can
+    follow into it before there is another."""
 
 
 class SiteState(Enum):
@@ -139,6 +156,8 @@ class MirrorView:
     history: History
     notes: Mapping[str, str] = field(default_factory=dict)
     """This driver's own metadata of the image, as far as it is mirrored."""
+    torn: Torn | None = None
+    """What a promotion or demotion left that was cut short inside librbd, or is just running."""
 
     @property
     def statuses(self) -> tuple[SiteStatus, ...]:
@@ -235,6 +254,10 @@ class MirroredImage(Protocol):
         """Have the manager copy everything that the parents hold; tell how far it has come."""
         ...
 
+    def snapshot_room(self) -> int | None:
+        """Return how many more snapshots the image may have; ``None`` where there is no limit."""
+        ...
+
     def holders(self) -> tuple[str, ...]:
         """Name the clients, other than rbd-mirror, that hold a lock on the image."""
         ...
@@ -308,6 +331,10 @@ class LeasedImage(MirroredImage, Protocol):
 
     def demote(self) -> None:
         """Demote."""
+        ...
+
+    def make_writable(self) -> None:
+        """Take the feature non-primary off, as librbd does at the end of a promotion."""
         ...
 
     def resync(self, image_id: str) -> None:

@@ -34,6 +34,7 @@ from csi_addons_rbd.replication.notes import note_readers
 from csi_addons_rbd.replication.observations import Observation
 from csi_addons_rbd.replication.patience import POLL, Hindsight, Patience
 from csi_addons_rbd.replication.sync_info import Role, role, sync_report, text
+from csi_addons_rbd.replication.torn import require_room_to_promote
 
 _HOLDING: Final = (SiteState.STARTING_REPLAY, SiteState.REPLAYING, SiteState.STOPPING_REPLAY)
 _STANDSTILL: Final = 60
@@ -74,7 +75,7 @@ def promote(
     else:
         _await_data(image, view, observation, patience)
     view = image.view()
-    if not view.primary:
+    if not view.primary or view.torn is not None:
         raise ImageChanged(f"{image.spec} was promoted, but does not read primary; ask again")
 
 
@@ -136,6 +137,7 @@ def _force(image: MirroredImage, start: MirrorView, patience: Patience) -> bool:
         if view.primary:
             return True
         _require_not_moved(image.spec, start, view)
+        require_room_to_promote(leased, view)
         incomplete = bool(view.history.progress)
         _note_readers(leased, view)
         return leased.promote(force=True, rolls_back=incomplete)
@@ -182,6 +184,7 @@ def _take_over(
         _require_not_moved(image.spec, start, view)
         if judge.obstacle(view) is not None:
             return False
+        require_room_to_promote(leased, view)
         _note_readers(leased, view)
         return leased.promote(force=False)
 

@@ -29,7 +29,14 @@ from csi_addons_rbd.replication.errors import (
     NotEnabled,
     PermissionDenied,
 )
-from csi_addons_rbd.replication.image import Absent, Found, MirroredImage, MirrorState, MirrorView
+from csi_addons_rbd.replication.image import (
+    Absent,
+    Found,
+    MirroredImage,
+    MirrorState,
+    MirrorView,
+    Torn,
+)
 from csi_addons_rbd.replication.info import note_last_sync, replication_info
 from csi_addons_rbd.replication.keeper import SnapshotKeeper
 from csi_addons_rbd.replication.notes import (
@@ -47,6 +54,13 @@ from csi_addons_rbd.replication.promote import await_release, promote
 from csi_addons_rbd.replication.resync import Resync
 from csi_addons_rbd.replication.scheduling import Scheduler
 from csi_addons_rbd.replication.switching import disable, enable, is_left_alone
+from csi_addons_rbd.replication.torn import (
+    end_torn_demotion,
+    end_torn_promotion,
+    fill_hollow_epoch,
+    refuse_torn,
+    torn_info,
+)
 
 _MARGIN: Final = 5
 """Seconds that a waiting call ends before its caller's deadline."""
@@ -112,6 +126,8 @@ class Replicator:
         observation.note(view)
         match call:
             case EnableCall():
+                if view.state is not MirrorState.DISABLING:
+                    refuse_torn(image, view, patience)
                 self._enable(image, view, call, observation, patience.call)
             case DisableCall():
                 self._disable(image, view, call, observation, patience.call)
@@ -120,6 +136,8 @@ class Replicator:
             case DemoteCall():
                 self._demote(image, view, observation, patience)
             case ResyncCall():
+                if view.torn is not Torn.UNMIRRORED:
+                    refuse_torn(image, view, patience)
                 return _resync(image, view, call, observation, patience)
         return None
 
@@ -179,8 +197,15 @@ class Replicator:
         patience: Patience,
     ) -> None:
         _require_mirrored(image, view)
-        if not view.primary:
+        if view.torn is Torn.DEMOTION and not call.force:
+            view = end_torn_demotion(image, view, patience, promoting=True)
+        if view.torn is Torn.READ_ONLY:
+            end_torn_promotion(
+                image, view, force=call.force, observation=observation, patience=patience
+            )
+        elif not view.primary:
             promote(image, view, force=call.force, observation=observation, patience=patience)
+        fill_hollow_epoch(image, image.view() if view.torn else view, patience)
         image.record_resync(None)
         if call.force:
             await_release(image, patience)
@@ -195,6 +220,8 @@ class Replicator:
         patience: Patience,
     ) -> None:
         _require_mirrored(image, view)
+        if view.torn is Torn.DEMOTION:
+            view = end_torn_demotion(image, view, patience, promoting=False)
         if not view.primary:
             left = view.notes.get(SCHEDULE)  # by a crash, or by a silent manager
             if left is not None:
@@ -202,6 +229,7 @@ class Replicator:
                 image.note(SCHEDULE, ENDED, only=left)
                 self._scheduler.drop(image, wait=_BRIEF)
             return
+        fill_hollow_epoch(image, view, patience)
         demote(image, view, observation=observation, patience=patience)
         if view.mode is MirroringMode.SNAPSHOT:
             if SCHEDULE in view.notes:
@@ -214,6 +242,11 @@ class Replicator:
         view = image.as_found()
         _require_mirrored(image, view)
         observation.note(view)
+        if view.torn is not None:
+            torn = torn_info(image, view, observation)
+            if torn is not None:
+                return torn
+            view = image.view()
         self._scheduler.resume(image, view.notes)
         return replication_info(image.spec, view, observation)
 

@@ -3,13 +3,15 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final
 
-from csi_addons_rbd.replication.calls import EnableCall, FlattenMode
+from csi_addons_rbd.replication.calls import EnableCall, FlattenMode, MirroringMode
 from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import (
     Flattening,
     ImageChanged,
+    ImageTorn,
     MirroringDisabling,
     ModeMismatch,
     ParentNotMirrored,
@@ -17,17 +19,26 @@ from csi_addons_rbd.replication.errors import (
     SecondaryUnhealthy,
 )
 from csi_addons_rbd.replication.image import (
+    Epoch,
     MirroredImage,
     MirrorState,
     MirrorView,
     PoolMirroring,
     SiteState,
+    Torn,
 )
 from csi_addons_rbd.replication.notes import SWITCHING
 from csi_addons_rbd.replication.observations import Observation
 from csi_addons_rbd.replication.sync_info import Role, role, text
+from csi_addons_rbd.replication.torn import (
+    make_writable,
+    require_room,
+    snapshots_to_promote,
+    words,
+)
 
 _HALF_DISABLED: Final = (MirrorState.DISABLING, MirrorState.TORN)
+_BY_SNAPSHOTS: Final = (MirroringMode.SNAPSHOT,)
 _ENABLED: Final = (MirrorState.ENABLED, MirrorState.CREATING)
 _INSTEAD: Final = {
     PoolMirroring.DISABLED: "off",
@@ -61,6 +72,8 @@ def enable(image: MirroredImage, view: MirrorView, call: EnableCall, until: Dead
     _settle_parents(image, call)
     with image.lease(until) as leased:
         _require_unchanged(leased, view)
+        if call.mode in _BY_SNAPSHOTS:
+            require_room(leased, replace(view, primary=True), 1)  # it can be written
         if view.state is MirrorState.TORN:
             leased.disable(force=True)
         with _switching(leased):
@@ -92,13 +105,14 @@ def _end_switching(image: MirroredImage, view: MirrorView, until: Deadline) -> N
             leased.note(SWITCHING, None)
 
 
-def _require_unchanged(image: MirroredImage, view: MirrorView) -> None:
+def _require_unchanged(image: MirroredImage, view: MirrorView) -> MirrorView:
     now = image.view()
     if (now.state, now.mirroring, now.primary) != (view.state, view.mirroring, view.primary):
         raise ImageChanged(
             f"mirroring of {image.spec} was switched, or the image promoted or demoted, by another "
             "driver meanwhile; ask again"
         )
+    return now
 
 
 def _settle_parents(image: MirroredImage, call: EnableCall) -> None:
@@ -144,12 +158,20 @@ def disable(
     Raises:
         ImageHasDependents: a mirrored clone depends on the image.
     """
-    if view.state is MirrorState.DISABLED:
+    if view.state is MirrorState.DISABLED and view.torn is None:
         image.note(SWITCHING, None)
         return
     with image.lease(until) as leased:
-        _require_unchanged(leased, view)
+        now = _require_unchanged(leased, view)
+        if now.torn is Torn.UNMIRRORED:
+            make_writable(leased, now)
+            leased.note(SWITCHING, None)
+            return
+        if not now.primary and now.history.epoch is not Epoch.NONE and now.mode in _BY_SNAPSHOTS:
+            # librbd promotes a secondary before it disables it
+            require_room(leased, now, snapshots_to_promote(now))
         clear(leased)
+        make_writable(leased, now)
         with _switching(leased):
             leased.disable(force=force or not view.primary)
     if image.view().state is not MirrorState.DISABLED:
@@ -166,6 +188,11 @@ def is_left_alone(
     """
     if view.primary or view.state is MirrorState.DISABLED or view.state in _HALF_DISABLED:
         return False
+    if view.torn is not None and not force:
+        raise ImageTorn(
+            f"{image.spec} is {words(view.torn)}; demote it, by which that is brought to an end, "
+            "then disable the primary; or pass the parameter force=true if that site is lost"
+        )
     fault = _secondary_fault(view, observation)
     if fault is not None and not force:
         raise SecondaryUnhealthy(
