@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
 
     up = command("up", _up, "start two sites, dr1 and dr2, mirrored both ways")
     up.add_argument("--pool", default="replicapool", help="the mirrored pool (%(default)s)")
+    up.add_argument("--osds", type=int, choices=(1, 2), default=1, help="on each (%(default)s)")
     volume = command("volume", _volume, "make a volume as ceph-csi would and print its handle")
     volume.add_argument("site", choices=("dr1", "dr2"))
     volume.add_argument("--size", type=_size, default="64M", help="such as 64M (%(default)s)")
@@ -67,7 +68,7 @@ def _say(text: str) -> None:
 
 
 def _up(arguments: argparse.Namespace) -> None:
-    lab = Lab.up(arguments.directory, pool=arguments.pool, say=_say)
+    lab = Lab.up(arguments.directory, pool=arguments.pool, osds=arguments.osds, say=_say)
     _say(f"up: {lab.directory / 'lab.json'} describes it")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from lab import processes
-from lab.site import DAEMONS, LabError, Site, build, require_tools, run, wait_until
+from lab.site import LabError, Site, build, daemons_of, require_tools, run, wait_until
 from lab.volumes import Volume, make_volume
 
 SITES: Final = ("dr1", "dr2")
@@ -31,9 +31,12 @@ class Lab:
         directory: Path,
         *,
         pool: str = "replicapool",
+        osds: int = 1,
         say: Callable[[str], None] = print,
     ) -> Self:
         """Start two sites from nothing, in about 20 seconds.
+
+        With two ``osds`` each, a part of a site can be silent while the rest answers.
 
         Raises:
             LabError: something did not start; whatever did is stopped again.
@@ -45,7 +48,7 @@ class Lab:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             with _step("two Ceph sites: monitor, OSD, manager, pool", say):
-                sites = _build_sites(directory, pool)
+                sites = _build_sites(directory, pool, osds)
             with _step("rbd-mirror on both, each with the other as its peer", say):
                 _mirror(directory, sites)
             for site, peer in (sites, sites[::-1]):
@@ -109,11 +112,13 @@ def _load_site(values: dict[str, Any]) -> Site:
     return Site(**values)
 
 
-def _build_sites(directory: Path, pool: str) -> tuple[Site, Site]:
+def _build_sites(directory: Path, pool: str, osds: int) -> tuple[Site, Site]:
     # one pool more on dr2 gives the mirrored pools different ids, as in real life
     with ThreadPoolExecutor(len(SITES)) as executor:
         first, second = (
-            executor.submit(build, directory / name, name=name, pool=pool, extra_pool=extra)
+            executor.submit(
+                build, directory / name, name=name, pool=pool, extra_pool=extra, osds=osds
+            )
             for name, extra in zip(SITES, (False, True), strict=True)
         )
     return first.result(), second.result()
@@ -168,5 +173,5 @@ def _write_config(site: Site, peer: Site) -> None:
 
 def _end(directory: Path) -> None:
     for name in SITES:
-        for daemon in reversed(DAEMONS):
+        for daemon in reversed(daemons_of(directory / name)):
             processes.end(directory / name, daemon, first=signal.SIGTERM, patience=5)

@@ -22,6 +22,8 @@ from lab import processes
 from lab.mgr_modules import module_path
 
 DAEMONS: Final = ("mon", "osd", "mgr", "rbd-mirror")
+SECOND_OSD: Final = "osd.1"
+"""The daemon that a site with two OSDs has beside those."""
 PROVISIONER: Final = "csi-rbd-provisioner"
 _CLI_BOUND: Final = 60
 _START_BOUND: Final = 60
@@ -75,6 +77,8 @@ rbd mirror leader heartbeat interval = 1
 admin socket = {home}/$name.asok
 [osd]
 admin socket = {home}/$name.asok
+[osd.1]
+osd data = {home}/osd.1.data
 """
 CHECK_INTERVAL: Final = 5
 """``rbd_mirror_image_state_check_interval`` of both sites, in seconds."""
@@ -84,6 +88,7 @@ _KEYS: Final = {
     "client.admin": {"mon": "allow *", "osd": "allow *", "mgr": "allow *"},
     "mgr.x": {"mon": "allow profile mgr", "osd": "allow *", "mds": "allow *"},
     "osd.0": {"mon": "allow profile osd", "mgr": "allow profile osd", "osd": "allow *"},
+    "osd.1": {"mon": "allow profile osd", "mgr": "allow profile osd", "osd": "allow *"},
     "client.rbd-mirror": {"mon": "profile rbd-mirror", "osd": "profile rbd"},
 }
 
@@ -141,7 +146,12 @@ class Site:
 
     def pids(self) -> dict[str, int | None]:
         """Return each daemon's pid, ``None`` when it does not run."""
-        return {daemon: processes.pid_of(self.home, daemon) for daemon in DAEMONS}
+        return {daemon: processes.pid_of(self.home, daemon) for daemon in daemons_of(self.home)}
+
+    def osd_of(self, name: str) -> str:
+        """Return the daemon that keeps an object of the mirrored pool."""
+        placed = json.loads(self.ceph("osd", "map", self.pool, name, "--format", "json"))
+        return SECOND_OSD if placed["acting_primary"] == 1 else "osd"
 
     def signal(self, daemon: str, number: signal.Signals) -> None:
         """Send a signal to one daemon, such as SIGSTOP and SIGCONT to freeze and thaw it."""
@@ -153,9 +163,9 @@ class Site:
         memstore keeps its data in memory and writes it out only on an orderly end, so the
         OSD gets SIGTERM, and gets it first: what comes back is what was there.
         """
-        chosen = daemons or ("osd", "rbd-mirror", "mgr", "mon")
-        for daemon in sorted(chosen, key=lambda each: each != "osd"):
-            first = signal.SIGTERM if daemon == "osd" else signal.SIGKILL
+        chosen = daemons or daemons_of(self.home)[::-1]
+        for daemon in sorted(chosen, key=lambda each: not each.startswith("osd")):
+            first = signal.SIGTERM if daemon.startswith("osd") else signal.SIGKILL
             processes.end(self.home, daemon, first=first, patience=20)
 
     def stop(self, *daemons: str) -> None:
@@ -165,7 +175,7 @@ class Site:
 
     def start(self, *daemons: str) -> None:
         """Start daemons (all of them by default) and wait until the site serves."""
-        for daemon in daemons or DAEMONS:
+        for daemon in daemons or daemons_of(self.home):
             if processes.pid_of(self.home, daemon) is None:
                 start_daemon(self.home, daemon)
         wait_until(self.home, self._serves, "serve")
@@ -177,8 +187,15 @@ class Site:
         return bool(states) and all(state["name"] == "active+clean" for state in states)
 
 
-def build(home: Path, *, name: str, pool: str, extra_pool: bool) -> Site:
-    """Make one site from nothing: monitor, OSD, manager and a pool ready to be mirrored."""
+def daemons_of(home: Path) -> tuple[str, ...]:
+    """Return the daemons that a site has, running or not."""
+    mon, osd, *others = DAEMONS
+    second = (SECOND_OSD,) if (home / f"{SECOND_OSD}.data").exists() else ()
+    return (mon, osd, *second, *others)
+
+
+def build(home: Path, *, name: str, pool: str, extra_pool: bool, osds: int = 1) -> Site:
+    """Make one site from nothing: monitor, one or two OSDs, manager and a pool to be mirrored."""
     home.mkdir(parents=True, mode=0o700)
     fsid, port = str(uuid.uuid4()), free_port()
     conf = {"fsid": fsid, "port": port, "modules": module_path(home)}
@@ -186,8 +203,9 @@ def build(home: Path, *, name: str, pool: str, extra_pool: bool) -> Site:
     key = _make_keys(home, driver_caps(pool))
     _make_monitor(home, fsid, port)
     start_daemon(home, "mon")
-    _make_osd(home)
-    start_daemon(home, "osd")
+    for number in range(osds):
+        _make_osd(home, number)
+        start_daemon(home, SECOND_OSD if number else "osd")
     start_daemon(home, "mgr")
     wait_until(home, lambda: "HEALTH_OK" in run(home, "ceph", "health"), "become healthy")
     if extra_pool:
@@ -219,6 +237,7 @@ def start_daemon(home: Path, daemon: str) -> None:
     argv = {
         "mon": ["ceph-mon", "-f", "-c", conf, "-i", "a"],
         "osd": ["ceph-osd", "-f", "-c", conf, "-i", "0"],
+        SECOND_OSD: ["ceph-osd", "-f", "-c", conf, "-i", "1"],
         "mgr": ["ceph-mgr", "-f", "-c", conf, "-i", "x"],
         "rbd-mirror": ["rbd-mirror", "-f", "-c", conf, "-n", "client.rbd-mirror"],
     }[daemon]
@@ -257,14 +276,14 @@ def wait_until(home: Path, done: Callable[[], bool], what: str) -> None:
 
 def _dead(home: Path) -> bool:
     """Tell whether a daemon that was started has ended by itself."""
-    started = (daemon for daemon in DAEMONS if (home / f"{daemon}.pid").exists())
+    started = (each for each in daemons_of(home) if (home / f"{each}.pid").exists())
     return any(processes.pid_of(home, daemon) is None for daemon in started)
 
 
 def log_ends(home: Path) -> str:
     """Return which daemons run, and the end of the logs of those that do not."""
     text = []
-    for daemon in DAEMONS:
+    for daemon in daemons_of(home):
         log = home / f"{daemon}.out"
         if processes.pid_of(home, daemon) is not None or not log.exists():
             continue
@@ -309,15 +328,14 @@ def _make_monitor(home: Path, fsid: str, port: int) -> None:
     run(home, "ceph-mon", "-c", conf, "--mkfs", "-i", "a", "--monmap", monmap, "--keyring", keyring)
 
 
-def _make_osd(home: Path) -> None:
-    identity = str(uuid.uuid4())
+def _make_osd(home: Path, number: int) -> None:
+    identity, name = str(uuid.uuid4()), f"osd.{number}"
     run(home, "ceph", "osd", "new", identity)
     run(home, "ceph", "auth", "import", "-i", str(home / "keyring"))
-    (home / "osd.data").mkdir()
-    run(
-        home, "ceph-osd", "-c", str(home / "ceph.conf"), "-i", "0", "--mkfs", "--osd-uuid", identity
-    )
-    run(home, "ceph", "osd", "crush", "add", "osd.0", "1", "host=lab", "root=default")
+    (home / f"{SECOND_OSD if number else 'osd'}.data").mkdir()
+    conf, numbered = str(home / "ceph.conf"), ("-i", str(number))
+    run(home, "ceph-osd", "-c", conf, *numbered, "--mkfs", "--osd-uuid", identity)
+    run(home, "ceph", "osd", "crush", "add", name, "1", "host=lab", "root=default")
 
 
 def free_port() -> int:

@@ -169,9 +169,9 @@ class SiteUnderTest:
         finally:
             for daemon in daemons:
                 self.site.signal(daemon, SIGCONT)
-            if "osd" in daemons:
+            for number in ("0" if each == "osd" else "1" for each in daemons if "osd" in each):
                 # its fellows would have had it marked down; alone it stays laggy for good
-                self.site.ceph("osd", "down", "0")
+                self.site.ceph("osd", "down", number)
 
     @property
     def driver(self) -> DriverProcess:

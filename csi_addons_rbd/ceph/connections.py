@@ -24,7 +24,7 @@ import rados
 import structlog
 
 from csi_addons_rbd.ceph.limits import in_background, within
-from csi_addons_rbd.ceph.pulse import LEASH, Pulse, Use
+from csi_addons_rbd.ceph.pulse import LEASH, Objects, Pulse, Use
 from csi_addons_rbd.ceph.translate import translating
 from csi_addons_rbd.replication.calls import Credentials, Place
 from csi_addons_rbd.replication.errors import (
@@ -135,9 +135,17 @@ class Connections:
 
     @contextmanager
     def use(
-        self, place: Place, credentials: Credentials, purpose: Purpose, *, leash: float = LEASH
+        self,
+        place: Place,
+        credentials: Credentials,
+        purpose: Purpose,
+        *,
+        leash: float = LEASH,
+        objects: Objects = (),
     ) -> Iterator[rados.Rados]:
         """Lend a connected handle; it is dropped if the block ends in a connection's error.
+
+        ``objects`` are those that the block works on, as far as they are known.
 
         Raises:
             Unauthenticated: cephx refuses user or key.
@@ -147,7 +155,7 @@ class Connections:
         if purpose is Purpose.MANAGER:
             leash = inf  # the manager may be away for as long as it likes
         with (
-            self.pulse.use(place, credentials, leash),
+            self.pulse.use(place, credentials, leash, objects),
             self._lend(place, credentials, purpose) as cluster,
         ):
             yield cluster
@@ -229,8 +237,8 @@ class Connections:
             conf["rados_osd_op_timeout"] = str(self._read_timeout)
         return conf
 
-    def _probe(self, place: Place, credentials: Credentials) -> None:
-        """Read what every call reads, too: the mirroring of the place."""
+    def _probe(self, place: Place, credentials: Credentials, objects: Objects) -> None:
+        """Read some objects, by default what every call reads, too: the mirroring of the place."""
         with (
             self._lend(place, credentials, Purpose.READ) as cluster,
             translating(f"reading from pool {place.pool} of cluster {place.cluster}"),
@@ -243,7 +251,9 @@ class Connections:
                 return
             with ioctx:
                 ioctx.set_namespace(place.namespace)
-                ioctx.stat("rbd_mirroring")
+                for name in objects or ("rbd_mirroring",):
+                    with suppress(rados.ObjectNotFound):  # which is an answer
+                        ioctx.stat(name)
 
     def learn_map(self, place: Place, credentials: Credentials, purpose: Purpose) -> None:
         """Have a handle know whatever changed in the cluster until now.

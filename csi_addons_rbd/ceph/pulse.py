@@ -6,6 +6,9 @@ are refused at once, and it alone is probed, once a second, until it answers. Wh
 librbd during the silence and is not out again well after it, hangs for good (Ceph 16 was seen to):
 then only a new process helps.
 
+One OSD may be silent while others answer. So of what takes long inside, the objects that it works
+on are probed, too: their silence refuses nobody, but what lived through it may hang just as well.
+
 Users are told apart, since from Ceph 18 on OSDs leave a user without any caps for them unanswered.
 Others must not be refused for that.
 """
@@ -39,11 +42,14 @@ _FORGOTTEN: Final = 600.0
 have moved, or the cluster may be gone from the configuration."""
 
 _MOST: Final = 64
-"""Users that are watched at once, each by a thread; what others wait for bounds itself."""
+"""Users that are watched at once, each by a thread; what others wait for bounds itself. As many
+images are."""
 
-Probe: TypeAlias = Callable[[Place, Credentials], None]
-_User: TypeAlias = tuple[Place, Credentials]
-"""One user in one place."""
+Objects: TypeAlias = tuple[str, ...]
+"""Names of RADOS objects; none stand for the place as such."""
+Probe: TypeAlias = Callable[[Place, Credentials, Objects], None]
+_User: TypeAlias = tuple[Place, Credentials, Objects]
+"""One user in one place, or with some objects of it."""
 _log = structlog.get_logger()
 
 
@@ -56,11 +62,13 @@ class Use:
     leash: float
     """Seconds that it may go on after a silence; infinite for what may wait for somebody else."""
     began: float
+    objects: Objects = ()
+    """What it works on, as far as that is known."""
 
     @property
-    def user(self) -> "_User":
+    def users(self) -> "frozenset[_User]":
         """Who stays inside, and where."""
-        return self.place, self.credentials
+        return frozenset((self.place, self.credentials, each) for each in ((), self.objects))
 
     def long(self, now: float) -> bool:
         """Tell whether it takes so long that a look at the place is due."""
@@ -91,7 +99,8 @@ class Pulse:
     """The places of one worker. Every method may be called from any thread.
 
     Args:
-        probe: Reads from a place; raises ``ClusterUnreachable`` when no answer came.
+        probe: Reads from a place, or some objects of it; raises ``ClusterUnreachable`` when no
+            answer came.
         revived: Told of a place and a user that it answers again after a silence.
     """
 
@@ -105,21 +114,29 @@ class Pulse:
         """When a use ended well, in Unix seconds; ``None`` when none has yet."""
 
     @contextmanager
-    def use(self, place: Place, credentials: Credentials, leash: float) -> Iterator[None]:
+    def use(
+        self, place: Place, credentials: Credentials, leash: float, objects: Objects = ()
+    ) -> Iterator[None]:
         """Stay inside of Ceph's libraries for the length of a block.
 
         Raises:
             ClusterUnreachable: the place is known to be silent to this user.
         """
-        self._require_answers((place, credentials))
-        use = Use(place=place, credentials=credentials, leash=leash, began=time.monotonic())
+        self._require_answers((place, credentials, ()))
+        use = Use(
+            place=place,
+            credentials=credentials,
+            leash=leash,
+            began=time.monotonic(),
+            objects=objects,
+        )
         with self._lock:
             self._uses.add(use)
         try:
             yield
             self._note_answer(place)
         except ClusterUnreachable:
-            self._watch(use.user)
+            self._watch(use)
             raise
         finally:
             with self._lock:
@@ -132,7 +149,7 @@ class Pulse:
             long = [use for use in self._uses if use.long(now)]
             stuck = tuple(use for use in long if self._hangs(use, now))
         for use in long:
-            self._watch(use.user)
+            self._watch(use)
         return stuck
 
     @property
@@ -140,12 +157,13 @@ class Pulse:
         """The places that answer nobody."""
         with self._lock:
             watched = self._watched.items()
-            return (*{place for (place, _), each in watched if each.cause and not each.alone},)
+            silent = (user for user, each in watched if each.cause and not each.alone)
+            return (*{place for place, _, objects in silent if not objects},)
 
     def _note_answer(self, place: Place) -> None:
         self.answered = time.time()
         with self._lock:
-            for (watched_place, _), watched in self._watched.items():
+            for (watched_place, _, _), watched in self._watched.items():
                 if watched_place == place:
                     watched.heard = time.monotonic()
 
@@ -156,24 +174,31 @@ class Pulse:
                 return
             watched.asked = time.monotonic()
             cause, seconds = watched.cause, watched.asked - watched.since
-        place, credentials = user
+        place, credentials, _ = user
         raise ClusterUnreachable(
             f"cluster {place.cluster} has not answered client.{credentials.user} for {seconds:.0f} "
             f"s and is tried again every second; refused meanwhile; the cause: {cause}"
         )
 
     def _hangs(self, use: Use, now: float) -> bool:
-        watched = self._watched.get(use.user)
-        if watched is None or watched.cause or watched.ended is None:
-            return False
-        return use.began < watched.ended and now - watched.ended > use.leash
+        watched = [self._watched[user] for user in use.users if user in self._watched]
+        ended = max((each.ended for each in watched if each.ended is not None), default=-inf)
+        silent = any(each.cause for each in watched)
+        return not silent and use.began < ended and now - ended > use.leash
 
-    def _watch(self, user: _User) -> None:
-        """Probe a place until it answers and nothing in it takes long; one thread for each."""
+    def _watch(self, use: Use) -> None:
+        """Probe a place, and the objects of a use, until all answer and nothing takes long."""
+        for user in use.users:
+            self._watch_one(user)
+
+    def _watch_one(self, user: _User) -> None:
+        """Probe them; one thread for each."""
         now = time.monotonic()
         watched = _Watched(since=now, asked=now)
+        _, _, objects = user
         with self._lock:
-            if user in self._watched or len(self._watched) >= _MOST:
+            of_this_kind = sum(bool(each) is bool(objects) for _, _, each in self._watched)
+            if user in self._watched or of_this_kind >= _MOST:
                 return
             self._watched[user] = watched
         try:
@@ -183,10 +208,10 @@ class Pulse:
                 del self._watched[user]
 
     def _probe_on(self, user: _User, watched: _Watched) -> None:
-        place, credentials = user
+        place, credentials, objects = user
         while True:
             asked = time.monotonic()
-            cause = self._silence(place, credentials)
+            cause = self._silence(user)
             if cause:
                 self._fell_silent(user, watched, cause)
             elif watched.cause or time.monotonic() - asked > _LONG:
@@ -196,7 +221,7 @@ class Pulse:
                     del self._watched[user]
                     break
             time.sleep(EVERY)
-        if watched.cause:
+        if watched.cause and not objects:
             _log.warning(
                 "a cluster does not answer, and nobody asks for it any more",
                 cluster=place.cluster,
@@ -206,17 +231,19 @@ class Pulse:
     def _is_over(self, user: _User, watched: _Watched) -> bool:
         """Tell whether there is no reason to look at a place any more."""
         now = time.monotonic()
-        inside = [use for use in self._uses if use.user == user and use.leash < inf]
+        inside = [use for use in self._uses if user in use.users and use.leash < inf]
+        _, _, objects = user
         if watched.cause:
-            return not inside and now - watched.asked > _FORGOTTEN
+            return not inside and (bool(objects) or now - watched.asked > _FORGOTTEN)
         # what lived through a silence is watched until it is out, however short it is inside
         since = -inf if watched.ended is None else watched.ended
         return not any(use.long(now) or use.began < since for use in inside)
 
-    def _silence(self, place: Place, credentials: Credentials) -> str:
+    def _silence(self, user: _User) -> str:
         """Return why a place does not answer; empty when it does, be it with a refusal."""
+        place, *_ = user
         try:
-            self._probe(place, credentials)
+            self._probe(*user)
         except ClusterUnreachable as exc:
             return exc.message
         except DriverError:
@@ -226,19 +253,21 @@ class Pulse:
         return ""
 
     def _fell_silent(self, user: _User, watched: _Watched, cause: str) -> None:
-        place, credentials = user
         if not watched.cause:
-            _log.error(
-                "a cluster does not answer",
-                cluster=place.cluster,
-                user=credentials.user,
-                error=cause,
-            )
+            self._tell(_log.error, "does not answer", user, error=cause)
             watched.since = time.monotonic()
         watched.cause = cause
 
     def _answered(self, user: _User, watched: _Watched) -> None:
-        place, credentials = user
-        _log.warning("a cluster answers again", cluster=place.cluster, user=credentials.user)
+        place, credentials, _ = user
+        self._tell(_log.warning, "answers again", user)
         self._revived(place, credentials)
         watched.cause, watched.ended = "", time.monotonic()
+
+    def _tell(self, log: Callable[..., None], words: str, user: _User, **more: str) -> None:
+        place, credentials, objects = user
+        if not objects:
+            log(f"a cluster {words}", cluster=place.cluster, user=credentials.user, **more)
+        elif place not in self.silent:
+            more["objects"] = " ".join(objects)
+            log(f"a part of a cluster {words}", cluster=place.cluster, pool=place.pool, **more)

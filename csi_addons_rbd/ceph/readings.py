@@ -13,7 +13,7 @@ from csi_addons_rbd.ceph.image_notes import notes_among
 from csi_addons_rbd.ceph.lockers import holders, holding_mirror_daemon, is_locked
 from csi_addons_rbd.ceph.parents import read_parents
 from csi_addons_rbd.ceph.pulse import LEASH
-from csi_addons_rbd.ceph.rbd_header import read_header, read_image_id
+from csi_addons_rbd.ceph.rbd_header import header_object, id_object, read_header, read_image_id
 from csi_addons_rbd.ceph.resync_records import read_record
 from csi_addons_rbd.ceph.sightings import Sighting, look
 from csi_addons_rbd.ceph.translate import translating
@@ -102,6 +102,14 @@ class ReadImage:
         with self._pool(Purpose.READ, "reading the resync record of") as ioctx:
             return read_record(ioctx, self.spec)
 
+    @property
+    def _objects(self) -> tuple[str, ...]:
+        """Name the objects that whatever is done to the image works on; not all need exist."""
+        image_id = self.found.image_id
+        if image_id is None:
+            return (id_object(self.spec.image),)
+        return (id_object(self.spec.image), header_object(image_id), f"journal.{image_id}")
+
     @contextmanager
     def _locked(self) -> Iterator[rbd.Image | None]:
         """Lend the image opened if anybody locks it: mostly nobody does, and opening takes long."""
@@ -119,7 +127,9 @@ class ReadImage:
     ) -> Iterator[tuple[rados.Rados, rados.Ioctx]]:
         """Lend a client and its image's pool; Ceph's errors inside the block become ours."""
         with (
-            self.connections.use(self.place, self.credentials, purpose, leash=leash) as cluster,
+            self.connections.use(
+                self.place, self.credentials, purpose, leash=leash, objects=self._objects
+            ) as cluster,
             translating(f"{doing} {self.spec}"),
             cluster.open_ioctx2(self.spec.pool_id) as ioctx,
         ):

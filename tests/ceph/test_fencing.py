@@ -1,15 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fencing: of one's own clients when a worker makes way, of others' when their lease ran out."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import pytest
 import rados
 import rbd
-from csi_addons_conformance.case import poll
+from csi_addons_conformance.case import poll, settle
 from csi_addons_conformance.stage import Stage
 
+from csi_addons_rbd.ceph import fault_points
 from csi_addons_rbd.ceph.connections import Connections, Purpose
-from csi_addons_rbd.ceph.pulse import Use
-from csi_addons_rbd.replication.calls import Credentials, Place
+from csi_addons_rbd.ceph.fault_points import FaultPoints
+from csi_addons_rbd.ceph.pulse import LEASH, Use
+from csi_addons_rbd.ceph.volumes import Volumes
+from csi_addons_rbd.replication.calls import Credentials, InfoCall, Place
+from csi_addons_rbd.replication.deadline import Deadline
+from csi_addons_rbd.replication.errors import LeaseLost
+from csi_addons_rbd.replication.image import Found, MirroredImage
+from csi_addons_rbd.replication.volume_id import VolumeId
 from lab import Volume
 
 pytestmark = pytest.mark.safety
@@ -60,3 +71,72 @@ def test_others_are_kept_out_and_never_oneself(stage: Stage) -> None:
 def _watchers(stage: Stage, volume: Volume) -> list[str]:
     with stage.here.image(volume) as image:
         return [each["addr"] for each in image.watchers_list()]
+
+
+@pytest.fixture
+def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Have this process come to points; the file that arms one."""
+    file = tmp_path / "fault"
+    monkeypatch.setattr(fault_points, "_points", FaultPoints(file))
+    return file
+
+
+def test_a_roll_back_has_minutes_after_a_silence(stage: Stage, fault: Path) -> None:
+    """And so has the lease around it; what may take no minutes hangs after 20 s."""
+    volume, connections = stage.enabled(), Connections(connect_timeout=5, read_timeout=10)
+    settle(lambda: stage.here.client.demote(volume.handle))
+    place, credentials = place_of(stage)
+    image = _found(stage, volume, connections)
+    fault.write_text("before promoting")
+
+    def roll_back() -> bool:
+        with image.lease(Deadline.after(60)) as leased:
+            leased.view()
+            return leased.promote(force=True, rolls_back=True)
+
+    def stuck() -> list[float]:
+        return [use.leash for use in connections.pulse.look()]
+
+    with ThreadPoolExecutor() as executor:
+        promoted = executor.submit(roll_back)
+        poll(fault.with_name("fault.reached").exists, seconds=30, what="it is about to promote")
+        with connections.use(place, credentials, Purpose.WRITE):
+            with stage.here.frozen("osd"):
+                until = time.monotonic() + 12
+                while time.monotonic() < until:
+                    assert not stuck()
+                    time.sleep(1)
+            poll(stuck, seconds=45, what="what may take no minutes hangs", every=1)
+            assert stuck() == [LEASH]
+        fault.with_name("fault.go").touch()
+        assert promoted.result(timeout=30), "the lease was kept all the time"
+    assert stage.here.primary(volume)
+
+
+def test_only_a_lease_that_is_still_held_is_given_back(stage: Stage, volume: Volume) -> None:
+    """Another driver that took it over keeps it, and this one knows that it lost it."""
+    image = _found(stage, volume, Connections(connect_timeout=5, read_timeout=10))
+    name = f"csi-addons-rbd.lock.{stage.here.image_id(volume)}"
+    with stage.here.site.ioctx() as ioctx:
+
+        def lose() -> None:
+            with image.lease(Deadline.after(60)):
+                ioctx.remove_object(name)
+                ioctx.lock_exclusive(name, "csi-addons-rbd", "another")
+
+        with pytest.raises(LeaseLost):
+            lose()
+        with pytest.raises(rados.ObjectBusy):
+            ioctx.lock_exclusive(name, "csi-addons-rbd", "a third")
+        ioctx.unlock(name, "csi-addons-rbd", "another")
+
+
+def _found(stage: Stage, volume: Volume, connections: Connections) -> MirroredImage:
+    place, credentials = place_of(stage)
+    call = InfoCall(
+        volume=VolumeId(cluster=place.cluster, pool=place.pool, uuid=volume.uuid),
+        credentials=credentials,
+    )
+    found = Volumes(connections).resolve(call, (place,))
+    assert isinstance(found, Found)
+    return found.image

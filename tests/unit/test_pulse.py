@@ -10,7 +10,7 @@ import pytest
 from stand_in import KEY, place
 
 from csi_addons_rbd.ceph import pulse as module
-from csi_addons_rbd.ceph.pulse import Pulse
+from csi_addons_rbd.ceph.pulse import Objects, Pulse
 from csi_addons_rbd.replication.calls import Credentials, Place
 from csi_addons_rbd.replication.errors import ClusterUnreachable, PermissionDenied
 
@@ -31,11 +31,15 @@ class Cluster:
         self.refused = CREDENTIALS
         """Who is not answered while there is a fault."""
         self.revived: list[Place] = []
+        self.frozen: set[str] = set()
+        """Objects whose OSD does not answer, while all others do."""
 
-    def probe(self, place: Place, credentials: Credentials) -> None:
+    def probe(self, place: Place, credentials: Credentials, objects: Objects) -> None:
         """Answer one probe."""
         self.probes += 1
         self.thawed.wait()
+        if self.frozen & set(objects):
+            raise ClusterUnreachable("one OSD is frozen")
         if self.fault is not None and (place, credentials) == (HERE, self.refused):
             raise self.fault
 
@@ -169,7 +173,7 @@ def test_what_lived_through_a_silence_and_goes_on_hangs(cluster: Cluster, pulse:
         time.sleep(0.5)
         assert not pulse.look(), "nobody hangs while the cluster is silent"
         cluster.thawed.set()
-        eventually(lambda: pulse._watched[HERE, CREDENTIALS].ended is not None)
+        eventually(lambda: pulse._watched[HERE, CREDENTIALS, ()].ended is not None)
         with pulse.use(HERE, CREDENTIALS, 0.3):
             assert not pulse.look()
             eventually(lambda: len(pulse.look()) == 1)
@@ -187,6 +191,23 @@ def test_what_began_in_the_last_moment_of_a_silence_is_watched_too(
     with pulse.use(HERE, CREDENTIALS, 0.3):
         cluster.thawed.set()
         eventually(lambda: len(pulse.look()) == 1)
+    eventually(lambda: not pulse._watched)
+
+
+def test_what_lived_through_the_silence_of_one_osd_hangs(cluster: Cluster, pulse: Pulse) -> None:
+    """Others answered all the time, so that the place was never silent, and refused nobody."""
+    cluster.frozen = {"header"}
+    with pulse.use(HERE, CREDENTIALS, 0.3, ("id", "header")):
+        eventually(lambda: not pulse.look() and len(pulse._watched) == 2)
+        eventually(lambda: bool(pulse._watched[HERE, CREDENTIALS, ("id", "header")].cause))
+        time.sleep(0.5)
+        assert not pulse.look(), "nobody hangs while they are silent"
+        assert not pulse.silent
+        use(pulse, HERE)
+        cluster.frozen.clear()
+        with pulse.use(HERE, CREDENTIALS, 0.1, ("another",)):
+            eventually(lambda: len(pulse.look()) == 1)
+            assert {each.objects for each in pulse.look()} == {("id", "header")}
     eventually(lambda: not pulse._watched)
 
 

@@ -18,6 +18,7 @@ from csi_addons_conformance.case import (
     require,
     settle,
 )
+from csi_addons_conformance.client import Answer
 from csi_addons_conformance.sites import SiteUnderTest
 from csi_addons_conformance.stage import SIZE, Stage
 from lab import Volume
@@ -340,6 +341,29 @@ def clone_of_trashed_flattened(stage: Stage) -> None:
             child.handle, mirroringMode=stage.mode, flattenMode="force"
         )
     )
+    require(stage.here.mirrored(child), "a mirrored image", "one that is not")
+    require(not _parent(stage.here, child), "no parent", _parent(stage.here, child))
+
+
+@case(
+    "enable/clone-flattened-manager-frozen",
+    kind=Kind.CONTRACT,
+    row="Every call answers by our own bound, naming the cause; clone and flattenMode=force → one "
+    "flatten task",
+    alone=True,
+)
+def clone_flattened_manager_frozen(stage: Stage) -> None:
+    """UNAVAILABLE within 8 s, naming the manager, and the image is free; thawed, it converges."""
+    _require_that_flattening_is_survived(stage.here)
+    child, client = clone(stage.here, stage.volume()), stage.here.client
+
+    def ask() -> Answer:
+        return client.enable(child.handle, mirroringMode=stage.mode, flattenMode="force")
+
+    with stage.here.frozen("mgr"):
+        expect(ask(), "UNAVAILABLE", saying=("manager", child.image), within=8)
+        expect(client.disable(child.handle), "OK", within=5)
+    settle(ask)
     require(stage.here.mirrored(child), "a mirrored image", "one that is not")
     require(not _parent(stage.here, child), "no parent", _parent(stage.here, child))
 
