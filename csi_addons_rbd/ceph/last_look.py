@@ -58,7 +58,8 @@ def _own(view: MirrorView) -> _Facts:
     """Pick the facts that no replay and no scheduled snapshot changes."""
     history = view.history
     mark = history.mark if history.epoch in _DEMOTED else history.began
-    return view.state, view.mirroring, view.image_id, view.primary, history.epoch, mark
+    own = view.state, view.mirroring, view.image_id
+    return *own, view.primary, view.torn, history.epoch, mark
 
 
 def _primary(view: MirrorView) -> frozenset[str]:
