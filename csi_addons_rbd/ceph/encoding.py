@@ -8,14 +8,23 @@ length. Later versions append members; so what a release writes, older ones can 
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from csi_addons_rbd.replication.errors import CephFailure
+
+_CLIENT: Final = 8
+"""``CEPH_ENTITY_TYPE_CLIENT``."""
 
 
 def text(value: str) -> bytes:
     """Encode a ``std::string``."""
     raw = value.encode()
     return struct.pack("<I", len(raw)) + raw
+
+
+def client_name(name: str) -> bytes:
+    """Encode the ``entity_name_t`` of a client, such as ``client.4100``: kind and number."""
+    return struct.pack("<BQ", _CLIENT, int(name.removeprefix("client.")))
 
 
 def structure(*members: bytes) -> bytes:
@@ -71,6 +80,13 @@ class Encoded:
         """Take a ``utime_t`` in whole seconds since 1970."""
         seconds, _ = self.number(), self.number()
         return seconds
+
+    def client(self) -> str:
+        """Take an ``entity_name_t``: that of a client, such as ``client.4100``."""
+        kind, number = self.number("B"), self.number("Q")
+        if kind != _CLIENT:
+            raise ValueError(f"an entity of kind {kind}")
+        return f"client.{number}"
 
     def structure(self, known: int) -> "Encoded":
         """Take a structure, if readers of its version ``known`` understand it."""

@@ -13,6 +13,7 @@ from typing import Final
 
 import rados
 import rbd
+import structlog
 
 from csi_addons_rbd.ceph.connections import Purpose
 from csi_addons_rbd.ceph.fault_points import reach, step
@@ -20,6 +21,7 @@ from csi_addons_rbd.ceph.image_notes import notes_among, replace_note
 from csi_addons_rbd.ceph.last_look import FRESH, LastLook
 from csi_addons_rbd.ceph.leases import CephLease
 from csi_addons_rbd.ceph.limits import within
+from csi_addons_rbd.ceph.lockers import break_lock
 from csi_addons_rbd.ceph.parents import flatten
 from csi_addons_rbd.ceph.pulse import LEASH, LONG_LEASH
 from csi_addons_rbd.ceph.rbd_header import (
@@ -39,9 +41,17 @@ from csi_addons_rbd.replication.errors import (
     FeaturesMissing,
     ImageChanged,
     ImageHasDependents,
+    ImageInUse,
     ManagerUnavailable,
+    PermissionDenied,
 )
-from csi_addons_rbd.replication.image import MirrorState, MirrorView, ResyncRecord
+from csi_addons_rbd.replication.image import (
+    Grip,
+    Holder,
+    MirrorState,
+    MirrorView,
+    ResyncRecord,
+)
 
 _JOURNAL_FEATURES: Final = {
     rbd.RBD_FEATURE_EXCLUSIVE_LOCK: "exclusive-lock",
@@ -52,6 +62,8 @@ _MANAGER_BOUND: Final = 5
 """Seconds to wait for the manager, which may be away."""
 _AT_THE_MANAGER: Final = threading.Semaphore(8)
 """Threads that wait for it, perhaps for as long as it is away."""
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +191,12 @@ class LeasedCephImage(CephImage):
             self._switch_on()
         with self._change("enabling mirroring of") as image:
             image.mirror_image_enable(MODES[mode])
+        if not self._header().features & rbd.RBD_FEATURE_EXCLUSIVE_LOCK:
+            _log.warning(
+                "the image lacks exclusive-lock: Demote tells writers by their watches alone, and "
+                "waits up to 35 s for one to go; add exclusive-lock to imageFeatures",
+                image=self.spec.path,
+            )
 
     def disable(self, *, force: bool) -> None:
         """Switch mirroring off."""
@@ -218,6 +236,26 @@ class LeasedCephImage(CephImage):
             with step(doing):
                 request = struct.pack("<QQ", 0, NON_PRIMARY)
                 ioctx.execute(header_object(self.held.image_id), "rbd", "set_features", request)
+
+    def evict(self, holder: Holder) -> None:
+        """Fence a client that is dead, then break its lock, as librbd does."""
+        if holder.address in self.connections.clients:
+            raise ImageInUse(f"{self.spec} is locked by {holder}, this driver itself; ask again")
+        try:
+            if holder.grip is not Grip.FENCED:
+                with step("fencing the dead client that locks"):
+                    self.connections.keep_out(self.place, self.credentials, (holder.address,))
+        except PermissionDenied as exc:
+            raise ImageInUse(
+                f"{self.spec} is locked by {holder}, which seems dead, and the user's caps do not "
+                "allow to fence it (mon 'profile rbd' does); fence it with "
+                f"'ceph osd blocklist add {holder.address}', then ask again"
+            ) from exc
+        with self._connected(Purpose.WRITE, "breaking the lock on") as (cluster, ioctx):
+            self.sign(cluster)
+            with step("breaking the lock of a dead client on"):
+                break_lock(ioctx, self.held.image_id, holder)
+        _log.warning("broke the lock of a dead client", image=self.spec.path, client=str(holder))
 
     def resync(self, image_id: str) -> None:
         """Flag just that image for deletion and a fresh copy."""

@@ -13,6 +13,7 @@ import rados
 import rbd
 
 from csi_addons_rbd.ceph.encoding import Encoded, decoding, text
+from csi_addons_rbd.ceph.omaps import read_omap
 from csi_addons_rbd.replication.calls import MirroringMode
 from csi_addons_rbd.replication.image import MirrorState, SiteState, SiteStatus
 
@@ -66,6 +67,29 @@ def read_statuses(ioctx: rados.Ioctx, global_id: str) -> Statuses:
     except rados.ObjectNotFound:
         return SILENCE
     return decode_statuses(data)
+
+
+def read_origins(ioctx: rados.Ioctx, global_id: str) -> frozenset[str]:
+    """Name the clients that wrote the statuses of an image, such as ``client.4100``.
+
+    The rbd-mirror of each site writes them with the client by which it has the image open here.
+    """
+    prefixes = f"status_global_{global_id}", f"remote_status_global_{global_id}_"
+    return frozenset(
+        decode_origin(value)
+        for prefix in prefixes
+        for value in read_omap(ioctx, _OBJECT, prefix).values()
+    )
+
+
+def decode_origin(data: bytes) -> str:
+    """Read who wrote a status: the ``entity_inst_t`` at the head of ``MirrorImageStatusOnDisk``.
+
+    Raises:
+        CephFailure: these bytes are none.
+    """
+    with decoding("the origin of a mirroring status"):
+        return Encoded(data).structure(1).client()
 
 
 def decode_mirroring(data: bytes) -> Mirroring:

@@ -10,7 +10,7 @@ import rbd
 
 from csi_addons_rbd.ceph.connections import Connections, Purpose
 from csi_addons_rbd.ceph.image_notes import notes_among
-from csi_addons_rbd.ceph.lockers import holders, holding_mirror_daemon, is_locked
+from csi_addons_rbd.ceph.lockers import holding_mirror_daemon, is_locked, read_holders
 from csi_addons_rbd.ceph.parents import read_parents
 from csi_addons_rbd.ceph.pulse import LEASH
 from csi_addons_rbd.ceph.rbd_header import header_object, id_object, read_header, read_image_id
@@ -20,6 +20,7 @@ from csi_addons_rbd.ceph.translate import translating
 from csi_addons_rbd.ceph.views import read_resync_wish, read_view
 from csi_addons_rbd.replication.calls import Credentials, Place
 from csi_addons_rbd.replication.image import (
+    Holder,
     ImageSpec,
     MirrorState,
     MirrorView,
@@ -76,10 +77,10 @@ class ReadImage:
             image_id = read_image_id(ioctx, self.spec.image)
             return None if image_id is None else read_header(ioctx, image_id).room
 
-    def holders(self) -> tuple[str, ...]:
-        """Name the clients that hold a lock; the exclusive lock shows among them, too."""
-        with self._locked() as image:
-            return holders(image) if image else ()
+    def holders(self) -> tuple[Holder, ...]:
+        """Name the clients, other than rbd-mirror, that hold the image."""
+        with self._connected(Purpose.READ, "reading who holds") as (cluster, ioctx):
+            return read_holders(cluster, ioctx, self.spec.image)
 
     def held_by_mirror_daemon(self) -> str | None:
         """Name this site's rbd-mirror if it holds a lock on the image."""

@@ -5,28 +5,28 @@ import time
 from typing import Final
 
 from csi_addons_rbd.replication.calls import MirroringMode
-from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import (
     LEASE_LOSSES,
     DriverError,
     ImageChanged,
-    ImageInUse,
     PeerBehind,
     ResyncPending,
 )
+from csi_addons_rbd.replication.holders import require_nobody_came, require_unheld
 from csi_addons_rbd.replication.image import LeasedImage, MirroredImage, MirrorView, SiteStatus
 from csi_addons_rbd.replication.info import note_last_sync
-from csi_addons_rbd.replication.notes import ENDED, SCHEDULE, end_schedule, late_readers
+from csi_addons_rbd.replication.notes import (
+    ENDED,
+    SCHEDULE,
+    Demotion,
+    end_schedule,
+    late_readers,
+    note_demotion,
+)
 from csi_addons_rbd.replication.observations import Observation
 from csi_addons_rbd.replication.patience import POLL, Hindsight, Patience
 from csi_addons_rbd.replication.sync_info import Role, role, sync_report, text
 from csi_addons_rbd.replication.torn import require_room
-
-_PASSING: Final = 5
-"""Seconds for which a holder may be one that comes and goes, such as the snapshot scheduler."""
-_GONE: Final = 1
-"""Seconds for which a holder that was seen must stay away: two that take turns are none that
-passes."""
 
 _RETURN: Final = 15
 """Seconds for which a peer that reads down may be one whose rbd-mirror was just restarted."""
@@ -44,16 +44,16 @@ def demote(
     """
     _require_no_resync(image)
     if image.holders():
-        with image.lease(patience.call):
+        with image.lease(patience.call) as leased:
             # a driver that froze in the middle of a change may be who, until it is fenced
-            _require_unheld(image)
+            require_unheld(leased, observation, patience)
     # nothing was written since a promotion that was cut short: there is nothing to follow
     unwritten = view.torn is not None and view.history.hollow
     epoch = view.history.began
     if not unwritten:
         epoch = _await_peers(image, view, observation, patience)
     with image.lease(patience.call) as leased:
-        _require_unheld(leased)
+        require_unheld(leased, observation, patience)
         view = leased.view()
         if view.primary and view.history.began != epoch:
             raise ImageChanged(
@@ -63,23 +63,19 @@ def demote(
             if view.mode is MirroringMode.SNAPSHOT:
                 require_room(leased, view, 1)
             note_last_sync(leased, view, observation)
-            _demote_without_schedule(leased)
+            _demote_without_schedule(leased, patience)
     after = image.view()
     if after.primary or after.torn is not None:
         raise ImageChanged(f"{image.spec} was demoted, but does not read so; ask again")
-    intruders = image.holders()
-    if intruders:
-        raise ImageInUse(
-            f"{image.spec} is demoted, but {', '.join(intruders)} opened it in that moment: what "
-            "it wrote after the demotion stays behind here; close it before promoting the peer"
-        )
 
 
-def _demote_without_schedule(image: LeasedImage) -> None:
+def _demote_without_schedule(image: LeasedImage, patience: Patience) -> None:
     """Demote, and first end the schedule: were the note taken off, a crash would leave the term."""
     schedule = end_schedule(image)
+    note_demotion(image, Demotion())
     try:
         image.demote()
+        require_nobody_came(image, patience)
     except LEASE_LOSSES:
         raise
     except DriverError:
@@ -94,25 +90,6 @@ def _require_no_resync(image: MirroredImage) -> None:
             "still stands: rbd-mirror would delete the image as soon as it is demoted; disable "
             "its replication and enable it again first"
         )
-
-
-def _require_unheld(image: MirroredImage) -> None:
-    """librbd itself would demote under an open writer, whose acknowledged writes are lost then."""
-    passing = Deadline.after(_PASSING)
-    seen: tuple[str, ...] = ()
-    last_seen = float("-inf")
-    while True:
-        holders = image.holders()
-        if holders:
-            seen, last_seen = holders, time.monotonic()
-        elif time.monotonic() - last_seen >= _GONE:
-            return
-        if passing.remaining <= 0:
-            raise ImageInUse(
-                f"{image.spec} is held by {', '.join(seen)}: demoting now would lose its writes; "
-                "stop the workload and unmap the volume, then ask again"
-            )
-        time.sleep(POLL)
 
 
 def _await_peers(

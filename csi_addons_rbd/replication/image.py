@@ -199,6 +199,34 @@ class Parent:
         return f"{self.path} ({', '.join(faults)})" if faults else self.path
 
 
+class Grip(Enum):
+    """How a client holds an image."""
+
+    LOCK = "locks it"
+    SILENT = "locks it and does not watch it"
+    """It has librbd's own exclusive lock, and no watch: it is dead, or about to come back."""
+    FENCED = "locks it and is fenced"
+    """The same, and the cluster takes nothing of it any more."""
+    WATCH = "has it open"
+    """The image lacks exclusive-lock, so that only its watch shows a writer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """A client, neither rbd-mirror's nor this driver's, that may write to an image."""
+
+    client: str
+    """Such as ``client.4100``."""
+    address: str
+    grip: Grip
+    cookie: str = ""
+    """Of its lock."""
+
+    def __str__(self) -> str:
+        """Return the words that error texts use."""
+        return f"{self.client} at {self.address}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResyncRecord:
     """The note that a resync was asked for, kept in the pool because it deletes the image."""
@@ -258,8 +286,8 @@ class MirroredImage(Protocol):
         """Return how many more snapshots the image may have; ``None`` where there is no limit."""
         ...
 
-    def holders(self) -> tuple[str, ...]:
-        """Name the clients, other than rbd-mirror, that hold a lock on the image."""
+    def holders(self) -> tuple[Holder, ...]:
+        """Name the clients, other than rbd-mirror, that hold the image."""
         ...
 
     def held_by_mirror_daemon(self) -> str | None:
@@ -335,6 +363,14 @@ class LeasedImage(MirroredImage, Protocol):
 
     def make_writable(self) -> None:
         """Take the feature non-primary off, as librbd does at the end of a promotion."""
+        ...
+
+    def evict(self, holder: Holder) -> None:
+        """Fence a client that is dead, then break its lock.
+
+        Raises:
+            ImageInUse: the caps do not allow it.
+        """
         ...
 
     def resync(self, image_id: str) -> None:

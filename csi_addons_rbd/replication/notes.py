@@ -15,6 +15,8 @@ ENDED: Final = "ended"
 LAST_SYNC: Final = "last-sync"
 READERS: Final = "readers"
 """The peers that read this image's journal when it was promoted last."""
+DEMOTING: Final = "demoting"
+"""Stands from before a demotion until nobody is known to have come in between."""
 SWITCHING: Final = "switching"
 """Stands while mirroring is being switched on or off."""
 _UNREADABLE: Final = (KeyError, TypeError, ValueError, RecursionError)
@@ -61,6 +63,33 @@ def late_readers(view: MirrorView) -> frozenset[str]:
     if view.mode is MirroringMode.SNAPSHOT or readers is None:
         return frozenset()
     return view.history.readers - readers - view.history.copied
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demotion:
+    """A demotion that may not have gone well."""
+
+    clients: tuple[str, ...] = ()
+    """Who appeared in the middle of it; nobody while that was not looked for."""
+    mark: int | None = None
+    """With clients: which demotion that was, see ``History.mark``."""
+
+
+def note_demotion(image: MirroredImage, demotion: Demotion) -> None:
+    """Write down a demotion."""
+    values = {"clients": demotion.clients, "mark": demotion.mark}
+    image.note(DEMOTING, json.dumps(values))
+
+
+def noted_demotion(notes: Mapping[str, str]) -> Demotion | None:
+    """Read the noted demotion; one that cannot be read is one that was cut short."""
+    if DEMOTING not in notes:
+        return None
+    try:
+        values = json.loads(notes[DEMOTING])
+        return Demotion(clients=tuple(map(str, values["clients"])), mark=values["mark"])
+    except _UNREADABLE:
+        return Demotion()
 
 
 def wanted_schedule(notes: Mapping[str, str]) -> Wanted | None:

@@ -18,6 +18,8 @@ STALE_AFTER: Final = 90
 """Seconds without a new status after which a site counts as silent: three heartbeats."""
 _GAP: Final = 60
 """Seconds unobserved after which a lasting condition has to be seen anew."""
+_LONG_GAP: Final = 1200
+"""The same for what calls see that come after a controller's longest pause."""
 _MOST: Final = 20_000
 
 
@@ -28,11 +30,13 @@ class Lasting:
     value: object = None
     since: float = 0.0
     seen: float = float("-inf")
+    gap: float = _GAP
+    """Seconds unobserved after which it has to be seen anew."""
 
     def observe(self, value: object) -> float:
         """Note the value and return for how many seconds it has stood, without a gap."""
         now = time.monotonic()
-        if value != self.value or now - self.seen > _GAP:
+        if value != self.value or now - self.seen > self.gap:
             self.value, self.since = value, now
         self.seen = now
         return now - self.since
@@ -47,6 +51,8 @@ class Observation:
     undecided: Lasting = field(default_factory=Lasting)
     unheard: Lasting = field(default_factory=Lasting)
     silence: Lasting = field(default_factory=Lasting)
+    unwatched: Lasting = field(default_factory=lambda: Lasting(gap=_LONG_GAP))
+    """The lock whose client does not watch; one that comes back to its watch changes it."""
     last_sync: int | None = None
     """Newest time at which a peer was known to have everything, Unix seconds."""
 

@@ -122,7 +122,9 @@ def _insist(image: MirroredImage, start: MirrorView, patience: Patience) -> None
     """Force: rbd-mirror lets go of a replaying image only after a while (EBUSY, EROFS)."""
     while not _force(image, start, patience):
         if patience.until.remaining <= 0:
-            holders = ", ".join(image.holders()) or image.held_by_mirror_daemon() or "nobody"
+            holders = (
+                ", ".join(map(str, image.holders())) or image.held_by_mirror_daemon() or "nobody"
+            )
             raise Busy(
                 f"{image.spec} cannot be promoted by force yet: librbd finds it in use, "
                 f"held by {holders}; rbd-mirror of this site lets go when it runs or is dead "

@@ -29,6 +29,7 @@ from csi_addons_rbd.replication.errors import (
     NotEnabled,
     PermissionDenied,
 )
+from csi_addons_rbd.replication.holders import finish_demotion
 from csi_addons_rbd.replication.image import (
     Absent,
     Found,
@@ -40,6 +41,7 @@ from csi_addons_rbd.replication.image import (
 from csi_addons_rbd.replication.info import note_last_sync, replication_info
 from csi_addons_rbd.replication.keeper import SnapshotKeeper
 from csi_addons_rbd.replication.notes import (
+    DEMOTING,
     ENDED,
     LAST_SYNC,
     READERS,
@@ -172,7 +174,7 @@ class Replicator:
             if view.mode is MirroringMode.SNAPSHOT:
                 end_schedule(leased)
                 self._scheduler.drop(image)
-            for note in (LAST_SYNC, READERS):
+            for note in (LAST_SYNC, READERS, DEMOTING):
                 leased.note(note, None)
 
         if not is_left_alone(image, view, force=call.force, observation=observation):
@@ -207,6 +209,8 @@ class Replicator:
             promote(image, view, force=call.force, observation=observation, patience=patience)
         fill_hollow_epoch(image, image.view() if view.torn else view, patience)
         image.record_resync(None)
+        if DEMOTING in view.notes:
+            image.note(DEMOTING, None, only=view.notes[DEMOTING])
         if call.force:
             await_release(image, patience)
         # missing caps for the manager must not fail a promotion: info tells of them
@@ -228,6 +232,8 @@ class Replicator:
                 # only that one: it may be promoted by now, and have another
                 image.note(SCHEDULE, ENDED, only=left)
                 self._scheduler.drop(image, wait=_BRIEF)
+            if DEMOTING in view.notes:
+                finish_demotion(image, observation, patience)
             return
         fill_hollow_epoch(image, view, patience)
         demote(image, view, observation=observation, patience=patience)

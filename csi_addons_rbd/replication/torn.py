@@ -168,8 +168,8 @@ def end_torn_demotion(
         if holders:
             raise ImageInUse(
                 f"the demotion of {image.spec} was cut short and has to be made anew, but "
-                f"{', '.join(holders)} opened it meanwhile; it is primary; stop the workload and "
-                "unmap the volume, then ask again"
+                f"{', '.join(map(str, holders))} opened it meanwhile; it is primary; stop the "
+                "workload and unmap the volume, then ask again"
             )
         leased.demote()
     after = image.view()

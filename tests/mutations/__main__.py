@@ -111,9 +111,9 @@ MUTATIONS: Final = (
     ),
     Mutation(
         name="demote under an open writer",
-        file="replication/demote.py",
-        old="        holders = image.holders()\n",
-        new="        holders = ()\n",
+        file="ceph/lockers.py",
+        old="    return tuple(holder for holder in held if holder.client not in daemons)\n",
+        new="    return ()\n",
         case="demote/open-writer",
     ),
     Mutation(

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A client that comes in the middle of a demotion."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import pytest
+import rbd
+from csi_addons_conformance.application import Application, application
+from csi_addons_conformance.case import UnmetError, expect, settle
+from csi_addons_conformance.client import Answer
+from csi_addons_conformance.stage import SIZE, Stage
+from test_process import BEFORE_DEMOTING, await_step
+
+from csi_addons_rbd.ceph.fault_points import VARIABLE
+from lab import Volume
+
+pytestmark = pytest.mark.safety
+BLOCK: Final = 4096
+MODES: Final = {"without-lock": "snapshot", "snapshot": "snapshot", "journal": "journal"}
+
+
+@pytest.fixture
+def fault(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Have dr1's driver started anew with fault points; the file that arms one."""
+    file = tmp_path / "fault"
+    monkeypatch.setenv(VARIABLE, str(file))
+    stage.here.restart_driver()
+    return file
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", MODES)
+def test_the_demotion_is_taken_back(stage: Stage, fault: Path, kind: str) -> None:
+    """The client is named each time, and every write of it that was acknowledged arrives.
+
+    Where librbd took the lock from it, and it did not get it back, nothing is to be taken back.
+    """
+    stage = replace(stage, mode=MODES[kind])
+    volume = mirrored(stage, without_lock=kind == "without-lock")
+    demote = stage.here.client.demote
+    with held_in_demotion(stage, volume, fault) as go, application(stage.here, volume) as writer:
+        writer.write(block(0), 0)
+        answer, written = go(writer)
+        assert stage.here.primary(volume) == (answer.code != "OK")
+        if answer.code != "OK" or kind == "without-lock":
+            expect(answer, "FAILED_PRECONDITION", saying=(writer.client, "taken back"))
+            again = stage.here.client.call("DemoteVolume", volume.handle, timeout=12)
+            expect(again, "FAILED_PRECONDITION", saying=(writer.client, "held by"))
+    settle(lambda: demote(volume.handle))
+    settle(lambda: stage.there.client.promote(volume.handle))
+    for number in range(written):
+        assert stage.there.read(volume, 8, number * BLOCK) == block(number).encode()
+
+
+@pytest.mark.timeout(300)
+def test_what_could_not_be_taken_back_is_said_each_time(stage: Stage, fault: Path) -> None:
+    """A peer is primary: the image stays secondary, and no Demote is OK until it is promoted."""
+    stage = replace(stage, mode="snapshot")
+    volume = mirrored(stage)
+    settle(lambda: stage.there.client.promote(volume.handle, force=True))
+    with held_in_demotion(stage, volume, fault) as go, application(stage.here, volume) as writer:
+        writer.write(block(0), 0)
+        answer, _ = go(writer)
+        expect(answer, "FAILED_PRECONDITION", saying=(writer.client, "a peer is primary"))
+    assert not stage.here.primary(volume)
+    stage.here.restart_driver()
+    again = stage.here.client.demote(volume.handle)
+    expect(again, "FAILED_PRECONDITION", saying=(writer.client,), within=5)
+    settle(lambda: stage.here.client.promote(volume.handle, force=True))
+    settle(lambda: stage.here.client.demote(volume.handle))
+
+
+def mirrored(stage: Stage, *, without_lock: bool = False) -> Volume:
+    """Make a volume whose copy follows, with or without exclusive-lock."""
+    if not without_lock:
+        return stage.mirrored()
+    volume = stage.lab.make_volume("dr1", SIZE, features=rbd.RBD_FEATURE_LAYERING)
+    expect(stage.here.client.enable(volume.handle), "OK")
+    stage.await_copy(volume)
+    return volume
+
+
+@contextmanager
+def held_in_demotion(
+    stage: Stage, volume: Volume, fault: Path
+) -> Iterator[Callable[[Application], tuple[Answer, int]]]:
+    """Hold a Demote right before librbd demotes; lend what lets it go on under a writer."""
+    fault.write_text(BEFORE_DEMOTING)
+    with ThreadPoolExecutor() as executor:
+        answer = executor.submit(stage.here.client.demote, volume.handle)
+        await_step(fault)
+
+        def go(writer: Application) -> tuple[Answer, int]:
+            fault.with_name(f"{fault.name}.go").touch()
+            written = 1
+            try:
+                while not answer.done():
+                    writer.write(block(written), written % (SIZE // BLOCK) * BLOCK)
+                    written += 1
+            except UnmetError:
+                pass  # refused, as the image is no primary at that moment
+            return answer.result(), written
+
+        yield go
+
+
+def block(number: int) -> str:
+    """Return what is written at a place."""
+    return f"{number:8d}"
