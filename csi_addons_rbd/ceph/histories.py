@@ -14,6 +14,7 @@ from csi_addons_rbd.ceph.rbd_journal import (
     OWN_CLIENT,
     Client,
     epoch_start,
+    promotion_tag,
     read_clients,
     read_tags,
 )
@@ -67,6 +68,8 @@ def snapshot_history(snapshots: Sequence[MirrorSnapshot]) -> History:
         progress="" if newest.complete else f"copied {newest.copied} objects",
         unfinished=newest.unfinished,
         hollow=bool(present) and all(snap.torn for snap in present),
+        first=present[0].number if present else 0,
+        agreed_at=_agreed_at(earlier) if present else None,
     )
 
 
@@ -124,6 +127,7 @@ def journal_history(ioctx: rados.Ioctx, image_id: str) -> History:
         readers=readers,
         copied=frozenset(name for name, client in clients.items() if client.copied),
         unfinished=demoted and own is not None and not ended and not _reached(own, newest.number),
+        first=promotion_tag(tags),
     )
 
 
@@ -148,6 +152,19 @@ def _after_demotion(earlier: Sequence[MirrorSnapshot]) -> bool:
     After a forced one nothing before the epoch ever had a claim that could be given up.
     """
     return bool(earlier) and earlier[-1].epoch in _DEMOTIONS
+
+
+def _agreed_at(earlier: Sequence[MirrorSnapshot]) -> int | None:
+    """Return when the demotion was taken that an epoch began with, if both sides had it whole.
+
+    A peer's is here when it is complete; this site's own is there when no claim to an earlier
+    snapshot is left.
+    """
+    if not _after_demotion(earlier) or not earlier[-1].complete:
+        return None
+    own = earlier[-1].epoch is Epoch.PRIMARY_DEMOTED
+    pending = own and any(snap.claimed for snap in earlier[:-1])
+    return None if pending else earlier[-1].taken_at
 
 
 def _held_by_peers(

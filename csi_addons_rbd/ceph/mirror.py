@@ -33,7 +33,7 @@ from csi_addons_rbd.ceph.rbd_header import (
 )
 from csi_addons_rbd.ceph.rbd_mirroring import MODES
 from csi_addons_rbd.ceph.readings import ReadImage
-from csi_addons_rbd.ceph.resync_records import read_text, replace_record
+from csi_addons_rbd.ceph.resync_records import read_text, record_in, replace_record
 from csi_addons_rbd.ceph.schedules import keep_schedule
 from csi_addons_rbd.replication.calls import MirroringMode, Schedule
 from csi_addons_rbd.replication.deadline import Deadline
@@ -134,13 +134,25 @@ class CephImage(ReadImage):
         with self.connections.use(self.place, self.credentials, Purpose.MANAGER) as cluster:
             keep_schedule(cluster, self.spec, wanted)
 
-    def record_resync(self, record: ResyncRecord | None) -> None:
+    def record_resync(self, record: ResyncRecord | None, *, standing: ResyncRecord | None) -> None:
         """Write or remove the resync record in the pool's metadata."""
         with self._connected(Purpose.WRITE, "writing the resync record of") as (cluster, ioctx):
-            standing = read_text(ioctx, self.spec)
-            if record is not None or standing is not None:
+            text = read_text(ioctx, self.spec)
+            if record_in(text, self.spec) != standing:
+                raise ImageChanged(
+                    f"the resync record of {self.spec} was changed by another driver meanwhile; "
+                    "ask again"
+                )
+            self.sign(cluster)
+            replace_record(ioctx, self.spec, text, record)
+
+    def forget_resync(self) -> None:
+        """Remove the resync record from the pool's metadata, also one that cannot be read."""
+        with self._connected(Purpose.WRITE, "removing the resync record of") as (cluster, ioctx):
+            text = read_text(ioctx, self.spec)
+            if text is not None:
                 self.sign(cluster)
-                replace_record(ioctx, self.spec, standing, record)
+                replace_record(ioctx, self.spec, text, None)
 
     def correct_journal(self, image_id: str) -> None:
         """Set ``csi.imageid`` where ``csi.volname`` stands; never create the object."""

@@ -101,6 +101,16 @@ def epoch_start(tags: tuple[Tag, ...]) -> int:
     return start
 
 
+def promotion_tag(tags: tuple[Tag, ...]) -> int:
+    """Return the tag of the promotion that began the present epoch, 0 when it is not there.
+
+    It goes once every client has left it behind; an image that was created here has none.
+    """
+    start = epoch_start(tags)
+    promoted = (tag.number == start and tag.predecessor != _LOCAL for tag in tags)
+    return start if any(promoted) else 0
+
+
 def _entries(ioctx: rados.Ioctx, image_id: str, prefix: str) -> dict[str, bytes]:
     return read_omap(ioctx, f"journal.{image_id}", prefix)
 

@@ -60,6 +60,18 @@ def read_mirroring(ioctx: rados.Ioctx, image_id: str) -> Mirroring | None:
     return decode_mirroring(data)
 
 
+def read_mirrored_image(ioctx: rados.Ioctx, global_id: str) -> str | None:
+    """Look up which image is mirrored under a global id."""
+    try:
+        _, data = ioctx.execute(
+            _OBJECT, "rbd", "mirror_image_get_image_id", text(global_id), _LENGTH
+        )
+    except rados.ObjectNotFound:
+        return None
+    with decoding(f"the image of mirroring {global_id}"):
+        return Encoded(data).text()
+
+
 def read_statuses(ioctx: rados.Ioctx, global_id: str) -> Statuses:
     """Read what the rbd-mirror of each site said last."""
     try:

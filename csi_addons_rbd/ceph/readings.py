@@ -14,6 +14,12 @@ from csi_addons_rbd.ceph.lockers import holding_mirror_daemon, is_locked, read_h
 from csi_addons_rbd.ceph.parents import read_parents
 from csi_addons_rbd.ceph.pulse import LEASH
 from csi_addons_rbd.ceph.rbd_header import header_object, id_object, read_header, read_image_id
+from csi_addons_rbd.ceph.rbd_mirroring import (
+    SILENCE,
+    read_mirrored_image,
+    read_mirroring,
+    read_statuses,
+)
 from csi_addons_rbd.ceph.resync_records import read_record
 from csi_addons_rbd.ceph.sightings import Sighting, look
 from csi_addons_rbd.ceph.translate import translating
@@ -102,6 +108,28 @@ class ReadImage:
         """Read the resync record."""
         with self._pool(Purpose.READ, "reading the resync record of") as ioctx:
             return read_record(ioctx, self.spec)
+
+    def traces(self, record: ResyncRecord) -> tuple[str, ...]:
+        """Name what is left of an image that a resync deleted, or has come of it again."""
+        name, image_id, global_id = self.spec.image, record.image_id, record.mirroring
+        with self._pool(Purpose.READ, "looking for traces of") as ioctx:
+            trashed = rbd.RBD().trash_list(ioctx)
+            found = {
+                "an image of that name": name in rbd.RBD().list(ioctx),
+                "an entry in the trash": any(
+                    entry["name"] == name or entry["id"] == image_id for entry in trashed
+                ),
+                "the old image's mirroring": read_mirroring(ioctx, image_id) is not None,
+                "a mirroring of its global id": bool(global_id)
+                and read_mirrored_image(ioctx, global_id) is not None,
+                "a status of it": bool(global_id) and read_statuses(ioctx, global_id) != SILENCE,
+            }
+        return tuple(words for words, so in found.items() if so)
+
+    def mirror_daemon_lives(self) -> bool:
+        """Tell whether this site's rbd-mirror is up, by its status of any image of the pool."""
+        with self._pool(Purpose.READ, "looking for rbd-mirror of the pool of") as ioctx:
+            return any(each["up"] for each in rbd.RBD().mirror_image_status_list(ioctx))
 
     @property
     def _objects(self) -> tuple[str, ...]:

@@ -19,16 +19,19 @@ _OBJECT: Final = "rbd_info"
 
 def read_record(ioctx: rados.Ioctx, spec: ImageSpec) -> ResyncRecord | None:
     """Read the record of an image that may be absent."""
-    text = read_text(ioctx, spec)
-    if text is None:
-        return None
+    return record_in(read_text(ioctx, spec), spec)
+
+
+def record_in(text: str | None, spec: ImageSpec) -> ResyncRecord | None:
+    """Read what stands in the record's place.
+
+    Raises:
+        CephFailure: it is no record.
+    """
     try:
-        return parse_record(text)
+        return None if text is None else parse_record(text)
     except ValueError as exc:
-        raise CephFailure(
-            f"pool metadata {_key(spec)} is no record of a resync; remove it if no resync of "
-            f"{spec} is under way"
-        ) from exc
+        raise _none(spec) from exc
 
 
 def read_text(ioctx: rados.Ioctx, spec: ImageSpec) -> str | None:
@@ -37,6 +40,17 @@ def read_text(ioctx: rados.Ioctx, spec: ImageSpec) -> str | None:
         return rbd.RBD().pool_metadata_get(ioctx, _key(spec))
     except KeyError:
         return None
+    except UnicodeDecodeError as exc:
+        raise _none(spec) from exc
+
+
+def _none(spec: ImageSpec) -> CephFailure:
+    namespace = f" --namespace {spec.namespace}" if spec.namespace else ""
+    return CephFailure(
+        f"pool metadata {_key(spec)} of pool {spec.pool} on cluster {spec.cluster} is no record of "
+        f"a resync; if none of {spec} is under way, remove it with 'rados --pool {spec.pool}"
+        f"{namespace} rmomapkey {_OBJECT} metadata_{_key(spec)}'"
+    )
 
 
 def replace_record(
@@ -49,11 +63,11 @@ def replace_record(
     """
     value = None if record is None else json.dumps(asdict(record))
     with step("removing the resync record of" if value is None else "writing the resync record of"):
-        if standing is not None:
-            replace_metadata(ioctx, _OBJECT, _key(spec), standing, value)
-        elif value is not None:
-            # which makes the object, where there is none yet
-            rbd.RBD().pool_metadata_set(ioctx, _key(spec), value)
+        if standing is None:
+            with rados.WriteOpCtx() as operation:
+                operation.new(rados.LIBRADOS_CREATE_IDEMPOTENT)
+                ioctx.operate_write_op(operation, _OBJECT)
+        replace_metadata(ioctx, _OBJECT, _key(spec), standing or "", value)
 
 
 def parse_record(text: str) -> ResyncRecord:
@@ -69,6 +83,8 @@ def parse_record(text: str) -> ResyncRecord:
             requested=int(values["requested"]),
             sent=bool(values["sent"]),
             done=bool(values.get("done", False)),
+            mirroring=str(values.get("mirroring", "")),
+            gone=int(values.get("gone", 0)),
         )
     except (AttributeError, KeyError, TypeError, OverflowError, RecursionError) as exc:
         raise ValueError(text) from exc

@@ -49,6 +49,9 @@ class Sighting:
     statuses: Statuses
 
 
+NOT_FOUND: Final = Sighting(name="", image_id=None, mirroring=None, statuses=SILENCE)
+
+
 def read_name(ioctx: rados.Ioctx, uuid: str) -> str:
     """Read the image's name from the CSI journal; ceph-csi's default without an entry."""
     with rados.ReadOpCtx() as operation:

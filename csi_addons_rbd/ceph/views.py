@@ -112,4 +112,12 @@ def _unmirrored(ioctx: rados.Ioctx, image_id: str) -> MirrorView:
 
 
 def _has_peer(ioctx: rados.Ioctx) -> bool:
-    return any(True for _ in rbd.RBD().mirror_peer_list(ioctx))
+    """Tell whether the pool has a peer: that stands in its default namespace, for all of them."""
+    namespace = ioctx.get_namespace()
+    ioctx.set_namespace("")
+    try:
+        return any(True for _ in rbd.RBD().mirror_peer_list(ioctx))
+    except rbd.PermissionError:
+        return True  # not to be seen: then it is waited for as if it were there
+    finally:
+        ioctx.set_namespace(namespace)

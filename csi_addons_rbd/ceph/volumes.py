@@ -4,6 +4,7 @@
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -14,7 +15,7 @@ from csi_addons_rbd.ceph.connections import Connections, Purpose
 from csi_addons_rbd.ceph.mirror import CephImage
 from csi_addons_rbd.ceph.rbd_header import require_header
 from csi_addons_rbd.ceph.resync_records import read_record
-from csi_addons_rbd.ceph.sightings import Sighting, look, look_again, read_name
+from csi_addons_rbd.ceph.sightings import NOT_FOUND, Sighting, look, look_again, read_name
 from csi_addons_rbd.ceph.translate import translating
 from csi_addons_rbd.replication.calls import Call, Place
 from csi_addons_rbd.replication.errors import (
@@ -90,22 +91,21 @@ class Volumes:
                 namespace=place.namespace,
                 image=name,
             )
+        image = CephImage(
+            spec=spec,
+            uuid=uuid,
+            place=place,
+            credentials=call.credentials,
+            connections=self._connections,
+            found=seen or NOT_FOUND,
+        )
         with translating(f"looking for {spec}"):
             try:
                 seen = seen or _look(ioctx, name)
             except rados.ObjectNotFound:
-                return _absence(ioctx, spec)
+                return _absence(ioctx, image)
         self._remember((place, uuid), seen)
-        return Found(
-            image=CephImage(
-                spec=spec,
-                uuid=uuid,
-                place=place,
-                credentials=call.credentials,
-                connections=self._connections,
-                found=seen,
-            )
-        )
+        return Found(image=replace(image, found=seen))
 
     def _remember(self, volume: tuple[Place, str], seen: Sighting) -> None:
         with self._remembering:
@@ -138,12 +138,13 @@ def _look(ioctx: rados.Ioctx, name: str) -> Sighting:
     return seen
 
 
-def _absence(ioctx: rados.Ioctx, spec: ImageSpec) -> Absent | None:
+def _absence(ioctx: rados.Ioctx, image: CephImage) -> Absent | None:
     """Tell an image that a resync will bring back from one in the trash and one that is gone."""
+    spec = image.spec
     with translating(f"looking for traces of {spec}"):
         record = read_record(ioctx, spec)
         if record is not None and not record.done:
-            return Absent(spec=spec, record=record)
+            return Absent(image=image, record=record)
         trashed = {
             entry["source"] for entry in rbd.RBD().trash_list(ioctx) if entry["name"] == spec.image
         }

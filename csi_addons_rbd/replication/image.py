@@ -5,10 +5,13 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from csi_addons_rbd.replication.calls import MirroringMode, Schedule
 from csi_addons_rbd.replication.deadline import Deadline
+
+if TYPE_CHECKING:
+    from csi_addons_rbd.replication.vanished import VanishedImage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +113,12 @@ class History:
     hollow: bool = False
     """Snapshot mode: whether all snapshots of the present primary epoch are torn: no peer can
     follow into it before there is another."""
+    first: int = 0
+    """Oldest snapshot or tag of which the image shows that it is of the present primary epoch: what
+    was noted under a smaller ``mark`` is of an earlier one. 0 where nothing shows it."""
+    agreed_at: int | None = None
+    """Snapshot mode: when the demotion was taken that the present primary epoch began with, and
+    that both sides had whole, as ``began_at``."""
 
 
 class SiteState(Enum):
@@ -239,6 +248,10 @@ class ResyncRecord:
     """Whether librbd has taken the request; false when a crash may have come between."""
     done: bool = False
     """Whether the new copy was seen whole; what happens to it later is no resync's doing."""
+    mirroring: str = ""
+    """The mirroring's global id; empty in records of earlier versions."""
+    gone: int = 0
+    """Since when no trace of the image was found, as ``requested``; 0 while there is any."""
 
 
 # --- what ceph/ provides ------------------------------------------------------------------
@@ -323,8 +336,16 @@ class MirroredImage(Protocol):
         """Leave exactly the wanted snapshot schedule on the image itself, or none."""
         ...
 
-    def record_resync(self, record: ResyncRecord | None) -> None:
-        """Write, or remove, the resync record."""
+    def record_resync(self, record: ResyncRecord | None, *, standing: ResyncRecord | None) -> None:
+        """Write, or remove, the resync record.
+
+        Raises:
+            ImageChanged: another one stands there by now than was read before.
+        """
+        ...
+
+    def forget_resync(self) -> None:
+        """Remove the resync record, whoever wrote it."""
         ...
 
     def resync_record(self) -> ResyncRecord | None:
@@ -393,5 +414,5 @@ class Found:
 class Absent:
     """The image is not there, but a resync record says that it will come back."""
 
-    spec: ImageSpec
+    image: "VanishedImage"
     record: ResyncRecord

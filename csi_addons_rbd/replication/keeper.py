@@ -165,7 +165,8 @@ class SnapshotKeeper:
         left = kept.interval - kept.age(view)
         if left > 0:
             return left
-        if view.history.awaited or last_sync(view, observation) is None:
+        # known of an earlier term, it does not tell that a peer has the promotion's snapshot
+        if view.history.awaited or (last_sync(view, observation) or 0) < view.history.began:
             kept.waits += 1
             return min(_WAITING * kept.waits, kept.interval)
         with image.lease(Deadline.after(_AGAIN)) as leased:

@@ -3,7 +3,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from csi_addons_rbd.replication.calls import MirroringMode, Schedule
@@ -19,7 +19,7 @@ DEMOTING: Final = "demoting"
 """Stands from before a demotion until nobody is known to have come in between."""
 SWITCHING: Final = "switching"
 """Stands while mirroring is being switched on or off."""
-_UNREADABLE: Final = (KeyError, TypeError, ValueError, RecursionError)
+_UNREADABLE: Final = (KeyError, TypeError, ValueError, OverflowError, RecursionError)
 """What reading a note may raise that somebody else wrote."""
 
 
@@ -120,7 +120,40 @@ def note_schedule(image: MirroredImage, wanted: Wanted, *, only: str | None = No
     image.note(SCHEDULE, json.dumps(values), only=only)
 
 
-def noted_sync(notes: Mapping[str, str]) -> int | None:
-    """Read the noted time of the last sync, in Unix seconds."""
-    note = notes.get(LAST_SYNC)
-    return int(note) if note and note.isdecimal() else None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Synced:
+    """Until when every peer had everything, and where in the image's history that was learnt."""
+
+    until: int
+    """Unix seconds of the cluster's clock."""
+    mark: int
+    """The history's mark in that moment."""
+    mirroring: str
+    """The mirroring's global id."""
+
+    def holds(self, view: MirrorView) -> bool:
+        """Tell whether it was learnt in the present term as primary, as far as the image shows."""
+        return self.mirroring == view.mirroring and self.mark >= view.history.first
+
+
+def synced(view: MirrorView, until: int) -> Synced:
+    """Tie the time of a sync to what the image shows now."""
+    return Synced(until=until, mark=view.history.mark, mirroring=view.mirroring)
+
+
+def note_sync(image: MirroredImage, last: Synced) -> None:
+    """Write down the last sync."""
+    image.note(LAST_SYNC, json.dumps(asdict(last)))
+
+
+def noted_sync(notes: Mapping[str, str]) -> Synced | None:
+    """Read the noted last sync; one that is not tied to a term, as of earlier versions, is none."""
+    try:
+        values = json.loads(notes[LAST_SYNC])
+        return Synced(
+            until=int(values["until"]),
+            mark=int(values["mark"]),
+            mirroring=str(values["mirroring"]),
+        )
+    except _UNREADABLE:
+        return None

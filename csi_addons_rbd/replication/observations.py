@@ -12,10 +12,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from csi_addons_rbd.replication.image import ImageSpec, MirrorView, SiteStatus
-from csi_addons_rbd.replication.sync_info import sync_report, text
+from csi_addons_rbd.replication.notes import Synced
+from csi_addons_rbd.replication.patience import Hindsight
+from csi_addons_rbd.replication.sync_info import Role, role, sync_report, text
 
 STALE_AFTER: Final = 90
 """Seconds without a new status after which a site counts as silent: three heartbeats."""
+_CHECK_INTERVAL: Final = 30
+"""rbd-mirror's ``rbd_mirror_image_state_check_interval`` by default, in seconds."""
 _GAP: Final = 60
 """Seconds unobserved after which a lasting condition has to be seen anew."""
 _LONG_GAP: Final = 1200
@@ -46,6 +50,7 @@ class Lasting:
 class Observation:
     """The memory of one image."""
 
+    check_interval: int = _CHECK_INTERVAL
     heartbeats: dict[str, tuple[int, float]] = field(default_factory=dict)
     progress: Lasting = field(default_factory=Lasting)
     undecided: Lasting = field(default_factory=Lasting)
@@ -53,16 +58,54 @@ class Observation:
     silence: Lasting = field(default_factory=Lasting)
     unwatched: Lasting = field(default_factory=lambda: Lasting(gap=_LONG_GAP))
     """The lock whose client does not watch; one that comes back to its watch changes it."""
-    last_sync: int | None = None
-    """Newest time at which a peer was known to have everything, Unix seconds."""
+    last_sync: Synced | None = None
+    """Newest time at which a peer was known to have everything."""
+    _clock: tuple[int, float] = (0, 0.0)
+    """A moment of the cluster's clock, and when it had come, by the monotonic clock."""
+    _term: tuple[str, int] = ("", 0)
+    """The mirroring, and the first of what is of the present term as primary."""
+    _primary: Hindsight | None = None
+    """Which statuses cannot be older than that term, while it lasts."""
 
     def note(self, view: MirrorView) -> None:
         """Take in one reading."""
         now = time.monotonic()
+        newest = max(view.newest_update, view.history.newest_at or 0)
+        if newest > self.cluster_time:
+            self._clock = (newest, now)
+        self._note_term(view)
         for status in view.statuses:
             last, _ = self.heartbeats.get(status.site, (None, now))
             if status.last_update != last:
                 self.heartbeats[status.site] = (status.last_update, now)
+
+    def _note_term(self, view: MirrorView) -> None:
+        """Forget what is of an earlier term as primary."""
+        if not view.primary:
+            self.last_sync = self._primary = None
+            return
+        term = (view.mirroring, view.history.first)
+        if self._primary is None or term != self._term:
+            self._term, self._primary = term, Hindsight(self.check_interval)
+        self._primary.note(view)
+
+    @property
+    def cluster_time(self) -> int:
+        """The cluster's clock, or earlier: it shows only as somebody writes, ours goes on."""
+        seen, since = self._clock
+        return seen + int(time.monotonic() - since) if seen else 0
+
+    def beside(self, peer: SiteStatus, view: MirrorView) -> bool:
+        """Tell whether a peer is primary, too: of a status that is not older than the term here.
+
+        For one state check after its demotion a site still calls itself primary.
+        """
+        if role(peer) is not Role.PRIMARY or not view.primary:
+            return False
+        began = view.history.began_at
+        if began is not None and peer.last_update > began + self.check_interval:
+            return True
+        return self._primary is not None and self._primary.confirms(peer)
 
     def alive(self, status: SiteStatus, view: MirrorView) -> bool:
         """Tell whether the site's rbd-mirror is up and has written within 90 s.
@@ -93,14 +136,17 @@ class Observation:
 class Observations:
     """The observations of one worker, by image; the oldest give way."""
 
-    def __init__(self) -> None:
+    def __init__(self, check_interval: int) -> None:
+        self._check_interval = check_interval
         self._lock = threading.Lock()
         self._images: dict[ImageSpec, Observation] = {}
 
     def of(self, spec: ImageSpec) -> Observation:
         """Return the image's observation, a new one at first."""
         with self._lock:
-            observation = self._images.pop(spec, None) or Observation()
+            observation = self._images.pop(spec, None) or Observation(
+                check_interval=self._check_interval
+            )
             self._images[spec] = observation
             if len(self._images) > _MOST:
                 del self._images[next(iter(self._images))]

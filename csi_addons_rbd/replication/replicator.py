@@ -38,7 +38,7 @@ from csi_addons_rbd.replication.image import (
     MirrorView,
     Torn,
 )
-from csi_addons_rbd.replication.info import note_last_sync, replication_info
+from csi_addons_rbd.replication.info import agreed, note_last_sync, replication_info
 from csi_addons_rbd.replication.keeper import SnapshotKeeper
 from csi_addons_rbd.replication.notes import (
     DEMOTING,
@@ -63,6 +63,7 @@ from csi_addons_rbd.replication.torn import (
     refuse_torn,
     torn_info,
 )
+from csi_addons_rbd.replication.vanished import let_go
 
 _MARGIN: Final = 5
 """Seconds that a waiting call ends before its caller's deadline."""
@@ -84,7 +85,7 @@ class Replicator:
         self._wait = wait
         self._check_interval = check_interval
         self._operations = Operations()
-        self._observations = Observations()
+        self._observations = Observations(check_interval)
         self._scheduler = Scheduler(SnapshotKeeper(self._observations))
 
     def answer(self, call: Call, found: Found | Absent, deadline: Deadline) -> Answer:
@@ -187,7 +188,7 @@ class Replicator:
                     self._scheduler.keep(image, standing.schedule, until)
                 raise
             image.restore_features(until)
-        image.record_resync(None)
+        image.forget_resync()
         observation.last_sync = None
 
     def _promote(
@@ -207,8 +208,9 @@ class Replicator:
             )
         elif not view.primary:
             promote(image, view, force=call.force, observation=observation, patience=patience)
+            observation.last_sync = agreed(view, image.view(), force=call.force)
         fill_hollow_epoch(image, image.view() if view.torn else view, patience)
-        image.record_resync(None)
+        image.forget_resync()
         if DEMOTING in view.notes:
             image.note(DEMOTING, None, only=view.notes[DEMOTING])
         if call.force:
@@ -278,9 +280,12 @@ class Replicator:
 def _answer_for_absent(call: Call, absent: Absent) -> Answer:
     if isinstance(call, ResyncCall):
         return Resynced(ready=False)
+    if isinstance(call, DisableCall) and call.force:
+        let_go(absent)
+        return None
     raise ImageRecreating(
-        f"{absent.spec} was deleted by a resync and is being copied anew by rbd-mirror of this "
-        "site; ask again"
+        f"{absent.image.spec} was deleted by a resync and is being copied anew by rbd-mirror of "
+        "this site; ask again"
     )
 
 
@@ -322,5 +327,5 @@ def _resync(
     ready = resync.run(view)
     if ready:
         image.correct_journal(view.image_id)
-        image.record_resync(None)
+        image.forget_resync()
     return Resynced(ready=ready)

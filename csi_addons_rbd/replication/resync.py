@@ -6,6 +6,7 @@ mean that both sides are demoted and nothing is missing here.
 """
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -55,9 +56,10 @@ class Resync:
                 self._require_daemon(view)
             return False
         if record is not None and not record.done and view.image_id != record.image_id:
-            self.image.record_resync(replace(record, done=True))
+            self.image.record_resync(done := replace(record, done=True), standing=record)
+            record = done
         if self._split(view):
-            self._resolve_split(view)
+            self._resolve_split(view, record)
             return False
         if view.local is None and not view.history.complete:
             return False  # the first copy has hardly begun
@@ -65,7 +67,7 @@ class Resync:
         if view.history.epoch in (Epoch.NON_PRIMARY_DEMOTED, Epoch.PRIMARY_DEMOTED):
             return self._await_ready(view)
         if self.call.always and self.call.force and record is None and self._peer_is_primary(view):
-            self._request(view)
+            self._request(view, record)
         return False
 
     def _require_daemon(self, view: MirrorView) -> None:
@@ -87,7 +89,7 @@ class Resync:
         """Ask librbd itself: a crash may have come between the request and its record."""
         requested = self.image.resync_requested()
         if requested:
-            self.image.record_resync(replace(record, sent=True))
+            self.image.record_resync(replace(record, sent=True), standing=record)
         return requested
 
     def _split(self, view: MirrorView) -> bool:
@@ -103,7 +105,7 @@ class Resync:
             role(peer) is Role.PRIMARY and self.observation.alive(peer, view) for peer in view.peers
         )
 
-    def _resolve_split(self, view: MirrorView) -> None:
+    def _resolve_split(self, view: MirrorView, record: ResyncRecord | None) -> None:
         spec = self.image.spec
         if not self.call.force:
             raise SplitBrain(
@@ -121,15 +123,29 @@ class Resync:
                 f"({words or 'none was ever heard of'}): a resync could delete the only copy; "
                 "promote the site whose data shall live, then ask again"
             )
-        self._request(view)
+        self._request(view, record)
 
-    def _request(self, seen: MirrorView) -> None:
-        """Record, look again, then request: the image itself may be gone a moment later."""
+    def _request(self, seen: MirrorView, judged: ResyncRecord | None) -> None:
+        """Record, look again, then request: the image itself may be gone a moment later.
+
+        A record that stands there by now, other than the one judged before, counts as requested:
+        it is of another driver that had the lease first.
+        """
         image = self.image
-        record = ResyncRecord(image_id=seen.image_id, requested=int(time.time()), sent=False)
+        record = ResyncRecord(
+            image_id=seen.image_id,
+            requested=int(time.time()),
+            sent=False,
+            mirroring=seen.mirroring,
+        )
         with image.lease(self.patience.call) as leased:
-            leased.record_resync(record)
-            view = self._last_look(leased, seen)
+            if leased.resync_record() != judged:
+                return
+            if leased.resync_requested():
+                leased.record_resync(replace(record, sent=True), standing=judged)
+                return
+            leased.record_resync(record, standing=judged)
+            view = self._last_look(leased, seen, record)
             _log.warning(
                 "resync requested: this image will be deleted and copied anew",
                 image=image.spec.path,
@@ -138,10 +154,12 @@ class Resync:
                 peers=[f"{peer.state.name}: {peer.description}" for peer in view.peers],
             )
             leased.resync(view.image_id)
-            leased.record_resync(replace(record, sent=True))
+            leased.record_resync(replace(record, sent=True), standing=record)
 
-    def _last_look(self, image: MirroredImage, seen: MirrorView) -> MirrorView:
-        """Read the evidence again; when it does not hold, take the record back."""
+    def _last_look(
+        self, image: MirroredImage, seen: MirrorView, record: ResyncRecord
+    ) -> MirrorView:
+        """Read the evidence again; when it does not hold, take the record back, if it is ours."""
         try:
             view = image.view()
             self.observation.note(view)
@@ -152,7 +170,8 @@ class Resync:
                     "was done; ask again"
                 )
         except DriverError:
-            image.record_resync(None)
+            with suppress(DriverError):
+                image.record_resync(None, standing=record)
             raise
         return view
 

@@ -166,8 +166,9 @@ def test_without_the_monitor_s_profile_a_dead_daemon_s_lock_is_never_broken(
 def tenant(stage: Stage) -> Iterator[str]:
     """A volume in a RADOS namespace of its own, which a cluster id of dr1 leads to."""
     site = stage.here.site
-    site.rbd("namespace", "create", f"{site.pool}/tenant")
-    site.rbd("mirror", "pool", "enable", f"{site.pool}/tenant", "image")
+    for each in (site, stage.there.site):
+        each.rbd("namespace", "create", f"{each.pool}/tenant")
+        each.rbd("mirror", "pool", "enable", f"{each.pool}/tenant", "image")
     volume = stage.lab.make_volume("dr1", SIZE, namespace="tenant")
     file = site.config_dir / "config.json"
     before = file.read_text()
@@ -189,7 +190,8 @@ def test_a_tenant_s_namespace_is_enough(stage: Stage, tenant: str, volume: Volum
     }
     client = stage.here.client_of("tenant", caps)
     assert _said(client.enable(tenant, **INTERVAL)) == "OK"
-    assert _said(client.demote(tenant), client.destination(tenant)) == "OK"
+    settle(lambda: client.demote(tenant))  # once the peer follows: it is the pool's
+    assert _said(client.destination(tenant)) == "OK"
     assert _said(client.promote(tenant, force=True, **INTERVAL)) == "OK"
     assert _said(client.disable(tenant)) == "OK"
     assert _said(client.enable(volume.handle)) == "PERMISSION_DENIED"

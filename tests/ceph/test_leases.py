@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two drivers on one cluster: one at a time changes an image, and a dead one delays nobody long."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -12,6 +14,7 @@ import pytest
 import rados
 import rbd
 from csi_addons_conformance.case import expect, poll, settle
+from csi_addons_conformance.cases.resync import split
 from csi_addons_conformance.client import Answer, Client
 from csi_addons_conformance.driver_process import DriverProcess
 from csi_addons_conformance.stage import Stage
@@ -215,6 +218,26 @@ def test_a_resync_looks_at_the_peer_again_once_the_image_is_open(stage: Stage, l
     assert late.result().reason == "IMAGE_CHANGED", late.result()
     with stage.here.image(volume) as image:
         assert image.id() == image_id
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("mode", ["snapshot", "journal"])
+def test_two_drivers_request_one_resync(stage: Stage, lane: Lane, mode: str) -> None:
+    """Who saw no record before the other wrote one neither asks again nor takes it away."""
+    volume = split(replace(stage, mode=mode))
+    logs, said = (stage.here.driver.log, lane.driver.log), "this image will be deleted"
+    before = sum(log.read_text().count(said) for log in logs)
+    late_call = partial(lane.stage.here.client.resync, volume.handle, force=True)
+    with stage.here.frozen("rbd-mirror"):
+        with held_back(lane, late_call) as late:
+            expect(stage.here.client.resync(volume.handle, force=True), "OK")
+        expect(late.result(), "OK")
+        assert not late.result().ready
+        key = f"csi-addons-rbd/resync/{volume.image}"
+        with stage.here.site.ioctx() as ioctx:
+            record = json.loads(rbd.RBD().pool_metadata_get(ioctx, key))
+        assert (record["image_id"], record["sent"]) == (stage.here.image_id(volume), True)
+    assert sum(log.read_text().count(said) for log in logs) == before + 1
 
 
 @pytest.mark.timeout(240)  # rbd-mirror may take half a minute for each copy

@@ -8,6 +8,9 @@ from csi_addons_conformance.sites import SiteUnderTest
 from csi_addons_conformance.stage import Stage
 from lab import Volume
 
+_QUICKLY = 5
+"""Seconds within which what changes nothing is answered."""
+
 
 @case(
     "disable/not-enabled",
@@ -92,6 +95,30 @@ def both_sites(stage: Stage) -> None:
     expect(stage.here.client.disable(volume.handle), "OK")
     settle(lambda: stage.there.client.disable(volume.handle), "NOT_FOUND")
     require(stage.here.exists(volume), "the image on dr1 stays", "it is gone")
+
+
+@case(
+    "disable/forced-healthy-secondary",
+    kind=Kind.SPEC,
+    row="Secondary that is up and replaying, with a peer seen up and primary → OK without "
+    "touching it",
+)
+def forced_healthy_secondary(stage: Stage) -> None:
+    """Nor does force touch what was primary once and follows now; each answer is OK, quickly."""
+    volume = stage.mirrored()
+    stage.move(stage.here, stage.there, volume)
+    poll(
+        lambda: stage.here.client.disable(volume.handle).code == "OK",
+        seconds=90,
+        what="dr1 follows dr2, and knows of it",
+    )
+    with stage.here.image(volume) as image:
+        features = image.features()
+    for _ in range(2):
+        expect(stage.here.client.disable(volume.handle, force="true"), "OK", within=_QUICKLY)
+    require(stage.here.mirrored(volume), "an untouched copy", "one that is not mirrored")
+    with stage.here.image(volume) as image:
+        require(image.features() == features, f"features {features:#x}", image.features())
 
 
 @case(

@@ -13,13 +13,16 @@ from csi_addons_conformance.cases.promote import accepts
 from csi_addons_conformance.client import Answer
 from csi_addons_conformance.sites import SiteUnderTest
 from csi_addons_conformance.stage import Stage
-from lab import Volume
+from lab import LabError, Volume
 from lab.site import driver_caps
 from lab.volumes import handle_of
 
 _QUICKLY = 5
 """Seconds within which a call that takes no lock is answered beside any other."""
 _WRITTEN = 1 << 20
+_SILENT = 50
+"""Seconds of silence after which an age by the newest status alone is wrong."""
+_SLACK = 8
 _INTERVAL = 60
 """Seconds of the schedule whose copy grows too old."""
 
@@ -215,6 +218,121 @@ def old_copy(stage: Stage) -> None:
         return degraded and any(2 * _INTERVAL <= age < 10 * _INTERVAL for age in ages)
 
     poll(told, seconds=240, what=f"DEGRADED, and an age of {2 * _INTERVAL} s or more in words")
+
+
+@case(
+    "info/both-daemons-down",
+    kind=Kind.CONTRACT,
+    row="The age is told from the newest evidence there is, also when both daemons are dead",
+    modes=SNAPSHOT,
+    alone=True,
+    tags={"long"},
+)
+def both_daemons_down(stage: Stage) -> None:
+    """With both rbd-mirrors dead the copy grows older in words, also for a new driver."""
+    volume = stage.mirrored()
+    with stage.here.without("rbd-mirror"), stage.there.without("rbd-mirror"):
+        time.sleep(_SILENT)
+        _require_true_age(stage.here, volume)
+        stage.here.restart_driver()
+        _require_true_age(stage.here, volume)
+
+
+def _require_true_age(site: SiteUnderTest, volume: Volume) -> None:
+    response = _await_status(site, volume, "DEGRADED").response
+    age = time.time() - response.last_sync_time.seconds
+    told = [int(number) for number in re.findall(r"\d+", response.status_message)]
+    close = any(abs(each - age) <= _SLACK for each in told)
+    require(close, f"a copy that is {age:.0f} s old", response.status_message)
+
+
+@case(
+    "info/two-primaries",
+    kind=Kind.SPEC,
+    row="ERROR: a peer that reads primary beside this primary; OK with the last known sync time, "
+    "never a NOT_FOUND that leaves a false green",
+)
+def two_primaries(stage: Stage) -> None:
+    """After a forced promotion both sites soon tell ERROR, and until when they were the same."""
+    volume = stage.mirrored()
+    known = _info(stage.here, volume).response.last_sync_time.seconds
+    settle(lambda: stage.there.client.promote(volume.handle, force=True))
+    for site in (stage.here, stage.there):
+
+        def told(site: SiteUnderTest = site) -> Any:
+            response = _info(site, volume).response
+            return response if response.status == response.ERROR else None
+
+        response = poll(told, seconds=60, what=f"ERROR on {site.name}, beside another primary")
+        since = response.last_sync_time.seconds
+        require(since >= known - _SLACK, f"the time known before, {known}, or later", since)
+        require("primary" in response.status_message, "why, in words", response.status_message)
+
+
+@case(
+    "info/roles-change",
+    kind=Kind.SPEC,
+    row="What is known of an earlier term as primary is forgotten at every change of role. After "
+    "an unforced promotion both sides were equal at the demotion: that moment is the last sync "
+    "until a newer one is known",
+)
+def roles_change(stage: Stage) -> None:
+    """There and back as planned: never a sync before the demotion, never ERROR; then HEALTHY."""
+    volume = stage.mirrored()
+    for old, new in ((stage.here, stage.there), (stage.there, stage.here)):
+        began = int(time.time())
+        stage.move(old, new, volume)
+
+        def healthy_again(new: SiteUnderTest = new, began: int = began) -> bool:
+            response = _info(new, volume).response
+            since = response.last_sync_time.seconds
+            require(since >= began, f"the demotion, {began}, or a later time", since)
+            failed = response.status == response.ERROR
+            require(not failed, "no ERROR", response.status_message)
+            return bool(response.status == response.HEALTHY)
+
+        poll(healthy_again, seconds=90, what=f"HEALTHY on {new.name}")
+
+
+@case(
+    "info/roles-changed-by-others",
+    kind=Kind.SPEC,
+    row="What is known of an earlier term as primary is forgotten at every change of role",
+)
+def roles_changed_by_others(stage: Stage) -> None:
+    """There and back with the rbd command: a time of before the demotion is never told again."""
+    volume = stage.mirrored()
+    for old, new in ((stage.here, stage.there), (stage.there, stage.here)):
+        began = int(time.time())
+        _move_past_the_driver(old, new, volume)
+
+        def healthy_again(new: SiteUnderTest = new, began: int = began) -> bool:
+            answer = new.client.info(volume.handle)
+            expect(answer, "OK", "NOT_FOUND")
+            if answer.code == "NOT_FOUND":
+                return False
+            since = answer.response.last_sync_time.seconds
+            require(since >= began, f"the demotion, {began}, or a later time", since)
+            return bool(answer.response.status == answer.response.HEALTHY)
+
+        poll(healthy_again, seconds=90, what=f"HEALTHY on {new.name}")
+
+
+def _move_past_the_driver(old: SiteUnderTest, new: SiteUnderTest, volume: Volume) -> None:
+    poll(
+        lambda: new.state(volume) == "up+replaying", seconds=90, what=f"{new.name} follows, to move"
+    )
+    image = f"{old.site.pool}/{volume.image}"
+    old.site.rbd("mirror", "image", "demote", image)
+
+    def promoted() -> bool:
+        try:
+            new.site.rbd("mirror", "image", "promote", image)
+        except LabError:  # the last data is still coming
+            return False
+        return True
+
+    poll(promoted, seconds=90, what=f"{new.name} can be promoted")
 
 
 # --- beside other calls ----------------------------------------------------------------------

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When to let go of an image that a resync deleted and that nobody brings back."""
+
+import time
+from dataclasses import replace
+from typing import Final, Protocol
+
+from csi_addons_rbd.replication.errors import ImageRecreating
+from csi_addons_rbd.replication.image import Absent, ImageSpec, ResyncRecord
+
+_GONE: Final = 600
+"""Seconds for which there must be no trace of the image: rbd-mirror asks its peers every 30 s."""
+_UNHEARD: Final = (
+    "rbd-mirror of this site, which would copy it anew, is not known to be up: it has written no "
+    "status of any image of the pool, or is down"
+)
+
+
+class VanishedImage(Protocol):
+    """What is known of an image that a resync has deleted; see ``MirroredImage``."""
+
+    @property
+    def spec(self) -> ImageSpec: ...  # noqa: D102
+    def record_resync(  # noqa: D102
+        self, record: ResyncRecord | None, *, standing: ResyncRecord | None
+    ) -> None: ...
+
+    def traces(self, record: ResyncRecord) -> tuple[str, ...]:
+        """Name what is left of it here: image, trash, mirroring, statuses."""
+        ...
+
+    def mirror_daemon_lives(self) -> bool:
+        """Tell whether this site's rbd-mirror is up, by its status of any image of the pool."""
+        ...
+
+
+def let_go(absent: Absent) -> None:
+    """Remove the resync record, once there has been nothing of its image for long.
+
+    When that began is kept in the record, so that it outlives this process.
+
+    Raises:
+        ImageRecreating: it has not been so long yet, or there is a trace, or nobody who would
+            bring the image back.
+    """
+    image, record = absent.image, absent.record
+    traces = image.traces(record)
+    lives = image.mirror_daemon_lives()
+    if traces or not lives:
+        if record.gone:
+            image.record_resync(replace(record, gone=0), standing=record)
+        cause = f"there still is {', '.join(traces)}" if traces else _UNHEARD
+        raise ImageRecreating(f"{image.spec} was deleted by a resync, and {cause}; ask again")
+    now = int(time.time())
+    since = record.gone if 0 < record.gone <= now else now
+    if now - since >= _GONE:
+        image.record_resync(None, standing=record)
+        return
+    if record.gone != since:
+        image.record_resync(replace(record, gone=since), standing=record)
+    raise ImageRecreating(
+        f"{image.spec} was deleted by a resync, and there has been no trace of it here for "
+        f"{now - since} s; after {_GONE} s Disable by force lets go of it; ask again"
+    )
