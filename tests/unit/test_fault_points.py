@@ -36,9 +36,16 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("number", "done", "point"),
-    [(1, "", "before one"), (4, "one\ntwo\n", "after two"), (5, "one\ntwo\n", "before three")],
+    [
+        (1, "", "before one"),
+        (4, "one\ntwo\n", "after two"),
+        (5, "one\ntwo\n", "before three"),
+        ("before three", "one\ntwo\n", "before three"),
+    ],
 )
-def test_it_is_held_at_the_point_counted(file: Path, number: int, done: str, point: str) -> None:
+def test_it_is_held_at_the_point_counted(
+    file: Path, number: int | str, done: str, point: str
+) -> None:
     """Odd points are before a step, even ones after it; killed there, no more is done."""
     file.write_text(str(number))
     with start({VARIABLE: str(file)}) as process:
