@@ -76,11 +76,13 @@ def snapshot_history(snapshots: Sequence[MirrorSnapshot]) -> History:
 def _without_torn(snapshots: Sequence[MirrorSnapshot]) -> Sequence[MirrorSnapshot]:
     """Leave out what a crash tore, as long as it followed a whole one of the same epoch.
 
-    Peers skip it, so nobody must wait until they have it; librbd drops it with the next one.
+    Peers skip it, so nobody must wait until they have it; librbd drops it with the next one. They
+    skip a demotion that was made anew, too, which Ceph 20 keeps.
     """
     kept: list[MirrorSnapshot] = []
     for snap in snapshots:
-        if not (snap.torn and kept and kept[-1].epoch is Epoch.PRIMARY):
+        made_anew = snap.unfinished and snap is not snapshots[-1]
+        if not made_anew and not (snap.torn and kept and kept[-1].epoch is Epoch.PRIMARY):
             kept.append(snap)
     return kept
 

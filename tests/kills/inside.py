@@ -37,7 +37,9 @@ _DIES: Final = 10
 _CONVERGES: Final = 150
 """Seconds: lease and watch of the dead, 30 s each, may be in the way, and a peer that follows."""
 _AFTER: Final = {"demote": ("demoting", 0.08), "promote": ("promoting", 0.12)}
-"""Point after which the kill comes, and within how many seconds it does."""
+"""Point after which the kill comes, and within how many seconds it does in snapshot mode."""
+_JOURNAL: Final = 0.03
+"""The same in journal mode."""
 _TAKEN_OVER: Final = ("promoting", 0.6)
 """The same of a promotion by force of an image that rbd-mirror replays, which takes longer."""
 
@@ -102,6 +104,8 @@ class Run:
 
     def _strike(self, name: str, volume: Volume, call: "partial[Answer]") -> None:
         point, within = _AFTER.get(name, _TAKEN_OVER)
+        if self.stage.mode == "journal":
+            within = _JOURNAL
         answer = self._cut_short(call, point, random.uniform(0, within))  # noqa: S311
         tally = self.tallies[name]
         if answer.code != "OK":

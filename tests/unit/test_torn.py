@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Torn images: how they are told from whole ones, and when one may be made primary."""
 
+from dataclasses import replace
+
 import pytest
 import rbd
 from test_promotion_rules import DEMOTED, NOW, PRIMARY, REPLAYING, SPEC, later, status, view
@@ -72,6 +74,15 @@ def test_a_demotion_that_is_not_complete_is_torn() -> None:
         history = snapshot_history([snapshot(1, Epoch.PRIMARY), newest])
         assert history.epoch is Epoch.PRIMARY_DEMOTED
         assert torn(history, flagged=True) is expected
+
+
+def test_nobody_waits_for_a_demotion_that_was_made_anew() -> None:
+    """Peers skip the one that is not complete, and Ceph 20 keeps it with their claims."""
+    half = snapshot(2, Epoch.PRIMARY_DEMOTED, complete=False)
+    given_up = [replace(snapshot(each, Epoch.PRIMARY), claimed=False) for each in (1, 3)]
+    newest = snapshot(4, Epoch.PRIMARY_DEMOTED)
+    assert snapshot_history([given_up[0], half, given_up[1], newest]).delivered
+    assert not snapshot_history([given_up[0], snapshot(3, Epoch.PRIMARY), newest]).delivered
 
 
 def test_an_epoch_is_hollow_until_it_has_a_whole_snapshot() -> None:
