@@ -111,11 +111,22 @@ class Worker:
         """Whether anything came from it yet."""
 
     def watch(self, on_beat: Callable[[Self, Beat], None], on_loss: Callable[[Self], None]) -> None:
-        """Start to send and to read; ``on_loss`` is told when the process has ended."""
+        """Start to send and to read; ``on_loss`` is told when the process has ended.
+
+        Raises:
+            RuntimeError: no thread can be started for it.
+        """
         self._sender.start()
-        threading.Thread(
-            target=self._read, args=(on_beat, on_loss), name=f"worker {self.name}, in", daemon=True
-        ).start()
+        try:
+            threading.Thread(
+                target=self._read,
+                args=(on_beat, on_loss),
+                name=f"worker {self.name}, in",
+                daemon=True,
+            ).start()
+        except RuntimeError:
+            self._outbox.put(None)  # the other one ends
+            raise
 
     def ask(self, call: Call, places: tuple[Place, ...], wait: Wait) -> Answer:
         """Send one call and wait for its reply, no longer than ``wait``."""

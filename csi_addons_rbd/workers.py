@@ -23,7 +23,7 @@ from csi_addons_rbd.config import Config
 from csi_addons_rbd.core_dumps import forbid_core_dumps
 from csi_addons_rbd.metrics import Metrics
 from csi_addons_rbd.replication.calls import Answer, Beat, Call, Place
-from csi_addons_rbd.replication.errors import Unavailable, VolumeNotFound
+from csi_addons_rbd.replication.errors import Exhausted, Unavailable, VolumeNotFound
 from csi_addons_rbd.worker_process import Wait, Worker
 
 WorkerMain: TypeAlias = Callable[[Connection, Config, str, tuple[str, ...]], None]
@@ -108,12 +108,20 @@ class Workers:
             args=(self._main, theirs, self._config, cluster, left_behind),
             name=f"worker {cluster}",
         )
-        process.start()
-        # the worker's end must exist only there: its end of file tells of the worker's death
-        theirs.close()
-        worker = Worker(cluster, endpoints, process, ours, self._config.max_calls_per_cluster)
-        worker.clients = left_behind
-        worker.watch(self._heard, self._lost)
+        try:
+            process.start()
+            # the worker's end must exist only there: its end of file tells of the worker's death
+            theirs.close()
+            worker = Worker(cluster, endpoints, process, ours, self._config.max_calls_per_cluster)
+            worker.clients = left_behind
+            worker.watch(self._heard, self._lost)
+        except (OSError, RuntimeError) as exc:
+            if process.pid is not None:
+                process.kill()
+            raise Exhausted(
+                f"no worker can be started for cluster {cluster} ({exc}); see the limits of the "
+                "driver's container and node (pids, memory), and call again later"
+            ) from exc
         self._workers.append(worker)
         self._metrics.worker_starts.labels(cluster).inc()
         _log.info("a worker was started", cluster=cluster, pid=process.pid)

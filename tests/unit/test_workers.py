@@ -70,6 +70,30 @@ def test_answer_and_error(workers: Workers) -> None:
         workers.ask(demote(), (place(Pool.SPLIT),), bound())
 
 
+@pytest.mark.parametrize("started", [0, 1])
+def test_a_worker_for_which_no_thread_can_start_is_no_worker(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch, started: int
+) -> None:
+    """The caller is told to come again later, no process is left, and the next call has one."""
+    start, left = threading.Thread.start, [None] * started
+
+    def refuse(thread: threading.Thread) -> None:
+        if not left:
+            raise RuntimeError("can't start new thread")
+        left.pop()
+        start(thread)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(Exhausted, match="no worker can be started for cluster here"):
+            workers.ask(demote(), (place(Pool.ANSWER),), bound())
+    until = time.monotonic() + 20
+    while stand_in.workers_of(os.getpid()) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not stand_in.workers_of(os.getpid())
+    assert workers.ask(demote(), (place(Pool.ANSWER),), bound()) is None
+
+
 def test_absence_leads_on(workers: Workers) -> None:
     """Proven absence in one cluster leads to the next one; anything else ends the search."""
     there = place(Pool.ANSWER, "there")
