@@ -58,7 +58,9 @@ def _own(view: MirrorView) -> _Facts:
     """Pick the facts that no replay and no scheduled snapshot changes."""
     history = view.history
     mark = history.mark if history.epoch in _DEMOTED else history.began
-    own = view.state, view.mirroring, view.image_id
+    # without a history our own note that mirroring is being switched makes it another state
+    state = None if history.epoch is Epoch.NONE else view.state
+    own = state, view.mirroring, view.image_id
     return *own, view.primary, view.torn, history.epoch, mark
 
 

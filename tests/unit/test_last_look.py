@@ -12,6 +12,8 @@ from csi_addons_rbd.replication.image import Epoch, MirrorState, MirrorView
 
 SEEN = view(status("", REPLAYING), status("dr1", PRIMARY))
 SPLIT = view(status("", REPLAYING), status("dr1", PRIMARY), epoch=Epoch.PRIMARY_DEMOTED)
+HALF_OFF = replace(view(None, epoch=Epoch.NONE), state=MirrorState.DISABLING)
+"""Switched off halfway; our note that it is being switched makes it read torn."""
 OWN = view(status("", PRIMARY), epoch=Epoch.PRIMARY)
 
 
@@ -52,6 +54,7 @@ def test_another_role_or_history_is_refused(seen: MirrorView, now: MirrorView) -
         (SEEN, marked(SEEN, 9)),
         (marked(OWN, 4, began=100), marked(OWN, 9, began=100)),
         (SEEN, view(status("", REPLAYING), status("dr1", DEMOTED))),
+        (HALF_OFF, replace(HALF_OFF, state=MirrorState.TORN)),
     ],
 )
 def test_replay_and_scheduled_snapshots_change_nothing(seen: MirrorView, now: MirrorView) -> None:
