@@ -44,6 +44,7 @@ from csi_addons_rbd.replication.errors import (
     ImageInUse,
     ManagerUnavailable,
     PermissionDenied,
+    Unauthenticated,
 )
 from csi_addons_rbd.replication.image import (
     Grip,
@@ -257,7 +258,8 @@ class LeasedCephImage(CephImage):
             if holder.grip is not Grip.FENCED:
                 with step("fencing the dead client that locks"):
                     self.connections.keep_out(self.place, self.credentials, (holder.address,))
-        except PermissionDenied as exc:
+        except (PermissionDenied, Unauthenticated) as exc:
+            # a monitor answers EACCES, too, where caps are missing
             raise ImageInUse(
                 f"{self.spec} is locked by {holder}, which seems dead, and the user's caps do not "
                 "allow to fence it (mon 'profile rbd' does); fence it with "

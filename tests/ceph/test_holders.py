@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A client that comes in the middle of a demotion."""
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,7 @@ from lab import Volume
 
 pytestmark = pytest.mark.safety
 BLOCK: Final = 4096
+_PAUSE: Final = 0.005
 MODES: Final = {"without-lock": "snapshot", "snapshot": "snapshot", "journal": "journal"}
 
 
@@ -45,7 +47,7 @@ def test_the_demotion_is_taken_back(stage: Stage, fault: Path, kind: str) -> Non
     demote = stage.here.client.demote
     with held_in_demotion(stage, volume, fault) as go, application(stage.here, volume) as writer:
         writer.write(block(0), 0)
-        answer, written = go(writer)
+        answer, acknowledged = go(writer)
         assert stage.here.primary(volume) == (answer.code != "OK")
         if answer.code != "OK" or kind == "without-lock":
             expect(answer, "FAILED_PRECONDITION", saying=(writer.client, "taken back"))
@@ -53,7 +55,7 @@ def test_the_demotion_is_taken_back(stage: Stage, fault: Path, kind: str) -> Non
             expect(again, "FAILED_PRECONDITION", saying=(writer.client, "held by"))
     settle(lambda: demote(volume.handle))
     settle(lambda: stage.there.client.promote(volume.handle))
-    for number in range(written):
+    for number in acknowledged:
         assert stage.there.read(volume, 8, number * BLOCK) == block(number).encode()
 
 
@@ -82,29 +84,31 @@ def mirrored(stage: Stage, *, without_lock: bool = False) -> Volume:
     volume = stage.lab.make_volume("dr1", SIZE, features=rbd.RBD_FEATURE_LAYERING)
     expect(stage.here.client.enable(volume.handle), "OK")
     stage.await_copy(volume)
+    assert "the image lacks exclusive-lock" in stage.here.driver.log.read_text()
     return volume
 
 
 @contextmanager
 def held_in_demotion(
     stage: Stage, volume: Volume, fault: Path
-) -> Iterator[Callable[[Application], tuple[Answer, int]]]:
+) -> Iterator[Callable[[Application], tuple[Answer, list[int]]]]:
     """Hold a Demote right before librbd demotes; lend what lets it go on under a writer."""
     fault.write_text(BEFORE_DEMOTING)
     with ThreadPoolExecutor() as executor:
         answer = executor.submit(stage.here.client.demote, volume.handle)
         await_step(fault)
 
-        def go(writer: Application) -> tuple[Answer, int]:
+        def go(writer: Application) -> tuple[Answer, list[int]]:
             fault.with_name(f"{fault.name}.go").touch()
-            written = 1
-            try:
-                while not answer.done():
-                    writer.write(block(written), written % (SIZE // BLOCK) * BLOCK)
-                    written += 1
-            except UnmetError:
-                pass  # refused, as the image is no primary at that moment
-            return answer.result(), written
+            acknowledged, numbers = [0], iter(range(1, SIZE // BLOCK))
+            while not answer.done():
+                # refused while the image is no primary; a writer that goes on gets the lock again
+                with suppress(UnmetError):
+                    number = next(numbers)
+                    writer.write(block(number), number * BLOCK)
+                    acknowledged.append(number)
+                time.sleep(_PAUSE)
+            return answer.result(), acknowledged
 
         yield go
 
