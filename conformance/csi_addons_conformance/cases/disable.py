@@ -3,6 +3,7 @@
 
 from csi_addons_conformance.case import SNAPSHOT, Kind, case, expect, poll, require, settle
 from csi_addons_conformance.cases.enable import clone, half_disable
+from csi_addons_conformance.cases.promote import called_primary
 from csi_addons_conformance.client import Answer
 from csi_addons_conformance.sites import SiteUnderTest
 from csi_addons_conformance.stage import Stage
@@ -87,6 +88,7 @@ def both_sites(stage: Stage) -> None:
     """The secondary is left until the primary is disabled; then it goes, and is NOT_FOUND."""
     volume = stage.mirrored()
     before = stage.there.image_id(volume)
+    poll(lambda: called_primary(stage.there, volume), seconds=60, what="dr2 knows the primary")
     expect(stage.there.client.disable(volume.handle), "OK")
     require(stage.there.image_id(volume) == before, "an untouched copy", "another one, or none")
     require(stage.there.mirrored(volume), "an untouched copy", "one that is not mirrored")

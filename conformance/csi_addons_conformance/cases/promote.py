@@ -184,7 +184,7 @@ def failover_cancelled(stage: Stage) -> None:
     together(*(partial(settle, partial(promote, each.handle)) for each in volumes))
     with stage.there.without("rbd-mirror"):
         stage.here.write(written, data)
-        poll(lambda: _called_primary(stage.there, kept), seconds=60, what="dr1 says it is primary")
+        poll(lambda: called_primary(stage.there, kept), seconds=60, what="dr1 says it is primary")
         settle(lambda: client.promote(kept.handle), "FAILED_PRECONDITION")
         settle(lambda: stage.here.client.demote(written.handle))
         settle(lambda: client.promote(written.handle), "UNAVAILABLE", saying=("rbd-mirror",))
@@ -196,12 +196,6 @@ def failover_cancelled(stage: Stage) -> None:
         seconds=90,
         what="what dr1 wrote last is on dr2, once dr1 is primary again",
     )
-
-
-def _called_primary(site: SiteUnderTest, volume: Volume) -> bool:
-    """Tell whether the peer's rbd-mirror calls its own image primary, as a site reads it."""
-    peers = site.mirror_status(volume).get("peer_sites", ())
-    return any(peer["description"] == "local image is primary" for peer in peers)
 
 
 # --- daemons that are down -------------------------------------------------------------------
@@ -374,6 +368,12 @@ def hand_over(stage: Stage, volume: Volume) -> None:
         seconds=90,
         what="both sites have seen the demotion",
     )
+
+
+def called_primary(site: SiteUnderTest, volume: Volume) -> bool:
+    """Tell whether the peer's rbd-mirror calls its own image primary, as a site reads it."""
+    peers = site.mirror_status(volume).get("peer_sites", ())
+    return any(peer["description"] == "local image is primary" for peer in peers)
 
 
 def peer_up(site: SiteUnderTest, volume: Volume) -> bool:
