@@ -59,6 +59,7 @@ _JOURNAL_FEATURES: Final = {
     rbd.RBD_FEATURE_JOURNALING: "journaling",
 }
 _SWITCHED_ON: Final = "features"
+_COMPLETE: Final = "mirror_image_snapshot_set_copy_progress"
 _MANAGER_BOUND: Final = 5
 """Seconds to wait for the manager, which may be away."""
 _AT_THE_MANAGER: Final = threading.Semaphore(8)
@@ -239,6 +240,23 @@ class LeasedCephImage(CephImage):
         """Demote."""
         with self._change("demoting") as image:
             image.mirror_image_demote()
+
+    def finish_demotion(self) -> bool:
+        """Mark the newest demotion's snapshot complete, which librbd does last, if it is."""
+        doing, image_id = "finishing the demotion of", self.held.image_id
+        with self._connected(Purpose.WRITE, doing) as (cluster, ioctx):
+            number = read_header(ioctx, image_id).snapshots[-1].number
+            try:
+                # the image's state; of its objects, librbd writes this one last
+                ioctx.stat(f"rbd_mirror_snapshot.{image_id}.{number}.0")
+            except rados.ObjectNotFound:
+                return False
+            reach(f"before signing for {doing}")
+            self.sign(cluster)
+            with step(doing):
+                method, request = _COMPLETE, struct.pack("<QBQ", number, 1, 0)
+                ioctx.execute(header_object(image_id), "rbd", method, request)
+        return True
 
     def make_writable(self) -> None:
         """Take the feature off as librbd's promotion does, for which it offers no call."""

@@ -382,6 +382,10 @@ class LeasedImage(MirroredImage, Protocol):
         """Demote."""
         ...
 
+    def finish_demotion(self) -> bool:
+        """Mark the snapshot of a demotion complete; false when more than that is missing."""
+        ...
+
     def make_writable(self) -> None:
         """Take the feature non-primary off, as librbd does at the end of a promotion."""
         ...

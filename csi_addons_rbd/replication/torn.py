@@ -150,32 +150,38 @@ def torn_info(
 def end_torn_demotion(
     image: MirroredImage, view: MirrorView, patience: Patience, *, promoting: bool
 ) -> MirrorView:
-    """Demote anew what no peer gets the demotion of; return what it shows then.
+    """Bring to its end a demotion that was cut short; return what the image shows then.
 
-    librbd demotes only a primary, so it is promoted for that moment, which it always was as far
-    as every peer knows. Promote does this first, too: only when the demotion has arrived at the
-    peer does the image itself tell whether this side has the newest data.
+    Promote does this first, too: only when the demotion has arrived at the peer does the image
+    itself tell whether this side has the newest data.
     """
     with image.lease(patience.call) as leased:
         now = _require_same(image.spec, view, leased.view())
-        _log.warning("a torn demotion is made anew", image=image.spec.path)
-        if promoting:
-            require_room_to_promote(leased, now, more=2)
-        elif now.mode is MirroringMode.SNAPSHOT:
-            require_room(leased, now, 2)
-        _promote(leased)
-        holders = leased.holders()
-        if holders:
-            raise ImageInUse(
-                f"the demotion of {image.spec} was cut short and has to be made anew, but "
-                f"{', '.join(map(str, holders))} opened it meanwhile; it is primary; stop the "
-                "workload and unmap the volume, then ask again"
-            )
-        leased.demote()
+        _log.warning("a torn demotion is brought to its end", image=image.spec.path)
+        # Ceph 20 copies also what is not complete: made anew, it would be a demotion too many
+        if now.mode is MirroringMode.JOURNAL or not leased.finish_demotion():
+            _demote_anew(leased, now, promoting=promoting)
     after = image.view()
     if after.primary or after.torn is not None:
         raise ImageChanged(f"{image.spec} was demoted, but does not read so; ask again")
     return after
+
+
+def _demote_anew(image: LeasedImage, view: MirrorView, *, promoting: bool) -> None:
+    """Promote, as librbd demotes only a primary, and demote; to every peer it still is primary."""
+    if promoting:
+        require_room_to_promote(image, view, more=1)
+    elif view.mode is MirroringMode.SNAPSHOT:
+        require_room(image, view, 2)
+    _promote(image)
+    holders = image.holders()
+    if holders:
+        raise ImageInUse(
+            f"the demotion of {image.spec} was cut short and has to be made anew, but "
+            f"{', '.join(map(str, holders))} opened it meanwhile; it is primary; stop the workload "
+            "and unmap the volume, then ask again"
+        )
+    image.demote()
 
 
 def fill_hollow_epoch(image: MirroredImage, view: MirrorView, patience: Patience) -> None:

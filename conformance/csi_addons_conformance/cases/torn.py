@@ -105,12 +105,13 @@ def demotion(stage: Stage) -> None:
     """Demoted once more, the peer is promoted without force, and has everything."""
     volume, here = stage.mirrored(), stage.here
     here.write(volume, b"the last write")
-    _cut_demotion_short(stage, volume)
+    _cut_demotion_short(stage, volume, early=True)
     _require_error(here, volume)
     expect(here.client.resync(volume.handle, force=True), "FAILED_PRECONDITION")
     stage.move(here, stage.there, volume)
     came = stage.there.read(volume, 14)
     require(came == b"the last write", "the last write on dr2", came)
+    poll(lambda: here.state(volume) == "up+replaying", seconds=_FOLLOWS, what="dr1 follows dr2")
 
 
 @case(
@@ -122,7 +123,7 @@ def demotion(stage: Stage) -> None:
 def demotion_promoted(stage: Stage) -> None:
     """Promoted without force, since no peer can have been primary; the peer follows it."""
     volume, here = stage.mirrored(), stage.here
-    _cut_demotion_short(stage, volume)
+    _cut_demotion_short(stage, volume, early=False)
     settle(partial(here.client.promote, volume.handle))
     here.write(volume, b"goes on")
     if stage.mode == "snapshot":
@@ -231,18 +232,21 @@ def _execute(site: SiteUnderTest, volume: Volume, method: str, request: bytes) -
         ioctx.execute(f"rbd_header.{site.image_id(volume)}", "rbd", method, request)
 
 
-def _cut_demotion_short(stage: Stage, volume: Volume) -> None:
-    """Leave it as a demotion does that is killed between its first message and its last."""
+def _cut_demotion_short(stage: Stage, volume: Volume, *, early: bool) -> None:
+    """Leave it as a demotion does that is killed between its first message and its last.
+
+    In snapshot mode ``early`` is before the image's state is written beside the snapshot.
+    """
     with stage.there.frozen("rbd-mirror"):
-        cut = _cut_journal
         if stage.mode == "snapshot":
-            cut = _cut_snapshot
-        cut(stage.here, volume)
+            _cut_snapshot(stage.here, volume, early=early)
+        else:
+            _cut_journal(stage.here, volume)
     time.sleep(2 * stage.check_interval)
     require(not stage.here.primary(volume), "a secondary by librbd's info", "a primary")
 
 
-def _cut_snapshot(site: SiteUnderTest, volume: Volume) -> None:
+def _cut_snapshot(site: SiteUnderTest, volume: Volume, *, early: bool) -> None:
     """Demote, and take back that the demotion's snapshot is complete."""
     with site.image(volume, writing=True) as image:
         image.mirror_image_demote()
@@ -253,6 +257,8 @@ def _cut_snapshot(site: SiteUnderTest, volume: Volume) -> None:
         namespace = struct.pack("<IB", _MIRROR, _DEMOTED)
         require(snapshot.count(namespace + b"\1") == 1, "one complete demotion", snapshot)
         _set_omap_value(ioctx, header, key, snapshot.replace(namespace + b"\1", namespace + b"\0"))
+        if early:
+            ioctx.remove_object(f"rbd_mirror_snapshot.{site.image_id(volume)}.{number}.0")
 
 
 def _cut_journal(site: SiteUnderTest, volume: Volume) -> None:
