@@ -76,8 +76,8 @@ def snapshot_history(snapshots: Sequence[MirrorSnapshot]) -> History:
 def _without_torn(snapshots: Sequence[MirrorSnapshot]) -> Sequence[MirrorSnapshot]:
     """Leave out what a crash tore, as long as it followed a whole one of the same epoch.
 
-    Peers skip it, so nobody must wait until they have it; librbd drops it with the next one. They
-    skip a demotion that was made anew, too, which Ceph 20 keeps.
+    Peers skip it, so nobody must wait until they have it; librbd drops it with the next one. The
+    same goes for a demotion that was made anew.
     """
     kept: list[MirrorSnapshot] = []
     for snap in snapshots:

@@ -158,7 +158,6 @@ def end_torn_demotion(
     with image.lease(patience.call) as leased:
         now = _require_same(image.spec, view, leased.view())
         _log.warning("a torn demotion is brought to its end", image=image.spec.path)
-        # Ceph 20 copies also what is not complete: made anew, it would be a demotion too many
         if now.mode is MirroringMode.JOURNAL or not leased.finish_demotion():
             _demote_anew(leased, now, promoting=promoting)
     after = image.view()

@@ -77,7 +77,7 @@ def test_a_demotion_that_is_not_complete_is_torn() -> None:
 
 
 def test_nobody_waits_for_a_demotion_that_was_made_anew() -> None:
-    """Peers skip the one that is not complete, and Ceph 20 keeps it with their claims."""
+    """Peers skip the one that is not complete, whatever claims it bears."""
     half = snapshot(2, Epoch.PRIMARY_DEMOTED, complete=False)
     given_up = [replace(snapshot(each, Epoch.PRIMARY), claimed=False) for each in (1, 3)]
     newest = snapshot(4, Epoch.PRIMARY_DEMOTED)

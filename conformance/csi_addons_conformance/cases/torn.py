@@ -100,6 +100,7 @@ def read_only_disabled(stage: Stage) -> None:
     row="Torn (the demotion is not written to the end, so that no peer gets it) → Demote completes "
     "the demotion; info OK with status ERROR; Resync FAILED_PRECONDITION",
     modes=BOTH,
+    alone=True,
 )
 def demotion(stage: Stage) -> None:
     """Demoted once more, the peer is promoted without force, and has everything."""
@@ -119,6 +120,8 @@ def demotion(stage: Stage) -> None:
     kind=Kind.SAFETY,
     row="Torn (the demotion is not written to the end) → Promote makes it primary and writable",
     modes=BOTH,
+    alone=True,
+    tags=("long",),
 )
 def demotion_promoted(stage: Stage) -> None:
     """Promoted without force, since no peer can have been primary; the peer follows it."""
@@ -237,11 +240,11 @@ def _cut_demotion_short(stage: Stage, volume: Volume, *, early: bool) -> None:
 
     In snapshot mode ``early`` is before the image's state is written beside the snapshot.
     """
-    with stage.there.frozen("rbd-mirror"):
-        if stage.mode == "snapshot":
+    if stage.mode == "snapshot":
+        with stage.there.frozen("rbd-mirror"):
             _cut_snapshot(stage.here, volume, early=early)
-        else:
-            _cut_journal(stage.here, volume)
+    else:
+        _cut_journal(stage.here, volume)
     time.sleep(2 * stage.check_interval)
     require(not stage.here.primary(volume), "a secondary by librbd's info", "a primary")
 
