@@ -29,8 +29,7 @@ from csi_addons_rbd.replication.volume_id import VolumeId
 from lab import Volume
 from tests.driver_insides import metrics, workers
 
-BEFORE_DEMOTING = "8"
-"""The number of that step of a Demote of a volume without a schedule."""
+BEFORE_DEMOTING = "before demoting"
 
 
 def sample(driver: DriverProcess, series: str) -> float | None:

@@ -200,6 +200,8 @@ def same(site: SiteUnderTest, volume: Volume) -> bool:
                     complete=snap["mirror"]["complete"] or EPOCHS[snap["mirror"]["state"]] in OWN,
                     torn=EPOCHS[snap["mirror"]["state"]] is Epoch.PRIMARY
                     and not snap["mirror"]["complete"],
+                    unfinished=EPOCHS[snap["mirror"]["state"]] is Epoch.PRIMARY_DEMOTED
+                    and not snap["mirror"]["complete"],
                     copied=snap["mirror"]["last_copied_object_number"],
                 )
                 for snap in image.list_snaps()
