@@ -181,10 +181,17 @@ class Pulse:
         )
 
     def _hangs(self, use: Use, now: float) -> bool:
-        watched = [self._watched[user] for user in use.users if user in self._watched]
-        ended = max((each.ended for each in watched if each.ended is not None), default=-inf)
-        silent = any(each.cause for each in watched)
-        return not silent and use.began < ended and now - ended > use.leash
+        """Tell whether it lived through a silence of the place, or of its objects, and goes on."""
+        place = self._watched.get((use.place, use.credentials, ()))
+        if place is not None and place.cause:
+            return False
+        return any(
+            not each.cause
+            and each.ended is not None
+            and use.began < each.ended
+            and now - each.ended > use.leash
+            for each in (self._watched[user] for user in use.users if user in self._watched)
+        )
 
     def _watch(self, use: Use) -> None:
         """Probe a place, and the objects of a use, until all answer and nothing takes long."""
