@@ -87,6 +87,11 @@ def _without_torn(snapshots: Sequence[MirrorSnapshot]) -> Sequence[MirrorSnapsho
     return kept
 
 
+def unfinished_demotion(snapshots: Sequence[MirrorSnapshot]) -> int | None:
+    """Return the number of the newest snapshot if it is that of a demotion that was cut short."""
+    return snapshots[-1].number if snapshots and snapshots[-1].unfinished else None
+
+
 def journal_history(ioctx: rados.Ioctx, image_id: str) -> History:
     """Read the tags and the peers' positions in the journal of an image."""
     try:

@@ -17,6 +17,7 @@ import structlog
 
 from csi_addons_rbd.ceph.connections import Purpose
 from csi_addons_rbd.ceph.fault_points import reach, step
+from csi_addons_rbd.ceph.histories import unfinished_demotion
 from csi_addons_rbd.ceph.image_notes import notes_among, replace_note
 from csi_addons_rbd.ceph.last_look import FRESH, LastLook
 from csi_addons_rbd.ceph.leases import CephLease
@@ -242,10 +243,19 @@ class LeasedCephImage(CephImage):
             image.mirror_image_demote()
 
     def finish_demotion(self) -> bool:
-        """Mark the newest demotion's snapshot complete, which librbd does last, if it is."""
+        """Mark the snapshot of this site's demotion complete, which librbd does last, if it is.
+
+        Raises:
+            ImageChanged: the newest snapshot is not that of a demotion that was cut short.
+        """
         doing, image_id = "finishing the demotion of", self.held.image_id
         with self._connected(Purpose.WRITE, doing) as (cluster, ioctx):
-            number = read_header(ioctx, image_id).snapshots[-1].number
+            number = unfinished_demotion(read_header(ioctx, image_id).snapshots)
+            if number is None:
+                raise ImageChanged(
+                    f"{self.spec} has a newer mirror snapshot than that of the demotion that was "
+                    "cut short; nothing was done; ask again"
+                )
             try:
                 # the image's state; of its objects, librbd writes this one last
                 ioctx.stat(f"rbd_mirror_snapshot.{image_id}.{number}.0")
@@ -253,6 +263,7 @@ class LeasedCephImage(CephImage):
                 return False
             reach(f"before signing for {doing}")
             self.sign(cluster)
+            self.looks.forget()
             with step(doing):
                 method, request = _COMPLETE, struct.pack("<QBQ", number, 1, 0)
                 ioctx.execute(header_object(image_id), "rbd", method, request)
@@ -264,6 +275,7 @@ class LeasedCephImage(CephImage):
         with self._connected(Purpose.WRITE, doing) as (cluster, ioctx):
             reach(f"before signing for {doing}")
             self.sign(cluster)
+            self.looks.forget()
             with step(doing):
                 request = struct.pack("<QQ", 0, NON_PRIMARY)
                 ioctx.execute(header_object(self.held.image_id), "rbd", "set_features", request)

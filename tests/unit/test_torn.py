@@ -7,7 +7,7 @@ import pytest
 import rbd
 from test_promotion_rules import DEMOTED, NOW, PRIMARY, REPLAYING, SPEC, later, status, view
 
-from csi_addons_rbd.ceph.histories import NOTHING, snapshot_history
+from csi_addons_rbd.ceph.histories import NOTHING, snapshot_history, unfinished_demotion
 from csi_addons_rbd.ceph.rbd_header import Header, MirrorSnapshot
 from csi_addons_rbd.ceph.rbd_mirroring import Mirroring
 from csi_addons_rbd.ceph.views import _torn
@@ -74,6 +74,16 @@ def test_a_demotion_that_is_not_complete_is_torn() -> None:
         history = snapshot_history([snapshot(1, Epoch.PRIMARY), newest])
         assert history.epoch is Epoch.PRIMARY_DEMOTED
         assert torn(history, flagged=True) is expected
+
+
+def test_only_the_newest_snapshot_may_be_a_demotion_to_be_finished() -> None:
+    """A peer must not be told that some other snapshot is whole."""
+    half = snapshot(2, Epoch.PRIMARY_DEMOTED, complete=False)
+    assert unfinished_demotion([snapshot(1, Epoch.PRIMARY), half]) == 2
+    for newest in (snapshot(3, Epoch.PRIMARY), snapshot(3, Epoch.NON_PRIMARY, complete=False)):
+        assert unfinished_demotion([half, newest]) is None
+    assert unfinished_demotion([snapshot(2, Epoch.PRIMARY_DEMOTED)]) is None
+    assert unfinished_demotion([]) is None
 
 
 def test_nobody_waits_for_a_demotion_that_was_made_anew() -> None:

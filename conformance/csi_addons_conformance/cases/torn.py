@@ -85,7 +85,7 @@ def read_only_disabled(stage: Stage) -> None:
     """Mirrored no longer, it can be written; also where another tool left it read-only."""
     volume, here = stage.mirrored(), stage.here
     _make_read_only(here, volume)
-    settle(partial(here.client.disable, volume.handle))
+    expect(here.client.disable(volume.handle), "OK")
     require(not here.mirrored(volume), "a volume that is not mirrored", "a mirrored one")
     here.write(volume, b"not mirrored")
     _make_read_only(here, volume)
