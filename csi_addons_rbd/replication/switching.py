@@ -32,6 +32,7 @@ from csi_addons_rbd.replication.observations import Observation
 from csi_addons_rbd.replication.sync_info import Role, role, text
 from csi_addons_rbd.replication.torn import (
     make_writable,
+    require_lasting,
     require_room,
     snapshots_to_promote,
     words,
@@ -164,6 +165,7 @@ def disable(
     with image.lease(until) as leased:
         now = _require_unchanged(leased, view)
         if now.torn is Torn.UNMIRRORED:
+            require_lasting(leased, now)
             make_writable(leased, now)
             leased.note(SWITCHING, None)
             return

@@ -294,7 +294,18 @@ def torn_obstacle(
     return None
 
 
+def require_lasting(image: LeasedImage, view: MirrorView) -> None:
+    """Look once more at what is not mirrored and yet read-only.
+
+    So is for a moment a copy that rbd-mirror begins.
+    """
+    time.sleep(_PASSES)
+    _require_same(image.spec, view, image.view())
+
+
 def _require_same(spec: ImageSpec, seen: MirrorView, now: MirrorView) -> MirrorView:
     if (now.torn, now.history.mark, now.image_id) != (seen.torn, seen.history.mark, seen.image_id):
-        raise ImageChanged(f"{spec} was changed by another driver meanwhile; ask again")
+        raise ImageChanged(
+            f"{spec} was changed meanwhile, by another driver or by rbd-mirror; ask again"
+        )
     return now
