@@ -60,6 +60,7 @@ from csi_addons_rbd.replication.torn import (
     end_torn_demotion,
     end_torn_promotion,
     fill_hollow_epoch,
+    is_enabled_torn,
     refuse_torn,
     torn_info,
 )
@@ -129,9 +130,7 @@ class Replicator:
         observation.note(view)
         match call:
             case EnableCall():
-                if view.state is not MirrorState.DISABLING:
-                    refuse_torn(image, view, patience)
-                self._enable(image, view, call, observation, patience.call)
+                self._enable(image, view, call, observation, patience)
             case DisableCall():
                 self._disable(image, view, call, observation, patience.call)
             case PromoteCall():
@@ -150,11 +149,15 @@ class Replicator:
         view: MirrorView,
         call: EnableCall,
         observation: Observation,
-        until: Deadline,
+        patience: Patience,
     ) -> None:
-        if enable(image, view, call, until):
+        if is_enabled_torn(image, view, call.mode, patience):
+            return
+        if view.state is not MirrorState.DISABLING:
+            refuse_torn(image, view, patience)
+        if enable(image, view, call, patience.call):
             observation.last_sync = None
-        refused = self._keep_schedule(image, call.mode, call.schedule, until)
+        refused = self._keep_schedule(image, call.mode, call.schedule, patience.call)
         if refused is not None:
             raise refused
 

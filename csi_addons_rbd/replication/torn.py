@@ -31,6 +31,7 @@ from csi_addons_rbd.replication.image import (
     ImageSpec,
     LeasedImage,
     MirroredImage,
+    MirrorState,
     MirrorView,
     Torn,
 )
@@ -43,6 +44,7 @@ _PASSES: Final = 2
 """Seconds after which an image that still reads torn is so: librbd's own steps take less."""
 _SILENCE: Final = 60
 """Seconds for which a peer must be down where only it can tell whether it has newer data."""
+_MIRRORED: Final = (MirrorState.ENABLED, MirrorState.CREATING)
 _ORPHANED: Final = 2
 """Mirror snapshots of a promotion by force: librbd first takes an orphan's."""
 _log = structlog.get_logger()
@@ -101,8 +103,27 @@ def snapshots_to_promote(view: MirrorView) -> int:
 # --- what each call makes of a torn image ----------------------------------------------------
 
 
+def is_enabled_torn(
+    image: MirroredImage, view: MirrorView, mode: MirroringMode, patience: Patience
+) -> bool:
+    """Tell whether a torn image is mirrored already as Enable asks for: then it is left as it is.
+
+    The controller calls Enable before Promote, and does not come to Promote after an error.
+    """
+    if view.torn is None or view.state not in _MIRRORED or view.mode is not mode:
+        return False
+    with image.lease(patience.call) as leased:
+        _require_same(image.spec, view, leased.view())
+    _log.warning(
+        "mirroring is on already, but the image is torn; Promote or Demote brings it to an end",
+        image=image.spec.path,
+        torn=view.torn,
+    )
+    return True
+
+
 def refuse_torn(image: MirroredImage, view: MirrorView, patience: Patience) -> None:
-    """Refuse Enable and Resync of a torn image, if no other driver is just changing it.
+    """Refuse to enable or resync a torn image, if no other driver is just changing it.
 
     Raises:
         ImageTorn: it is torn.

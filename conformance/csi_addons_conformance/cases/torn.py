@@ -34,19 +34,19 @@ _FOLLOWS = 90
 @case(
     "torn/read-only",
     kind=Kind.SAFETY,
-    row="Torn (mirror info says primary, the feature NON_PRIMARY is set) → Enable, Resync "
-    "FAILED_PRECONDITION; info OK with status ERROR; Promote makes it primary and writable; "
-    "Demote completes the demotion",
+    row="Torn (mirror info says primary, the feature NON_PRIMARY is set) → Resync "
+    "FAILED_PRECONDITION, Enable in the other mode, too; Enable in its own mode leaves it alone, "
+    "so that the controller comes to Promote; info OK with status ERROR; Promote makes it primary "
+    "and writable; Demote completes the demotion",
     modes=SNAPSHOT,
 )
 def read_only(stage: Stage) -> None:
     """No call takes it for a primary; promoted it can be written, demoted the peer takes over."""
     volume, here = stage.mirrored(), stage.here
     _make_read_only(here, volume)
-    expect(here.client.enable(volume.handle, mirroringMode="snapshot"), "FAILED_PRECONDITION")
+    expect(here.client.enable(volume.handle, mirroringMode="journal"), "FAILED_PRECONDITION")
     expect(here.client.resync(volume.handle, force=True), "FAILED_PRECONDITION")
-    _require_error(here, volume)
-    settle(partial(here.client.promote, volume.handle))
+    _promote_as_controller(stage, volume)
     here.write(volume, b"written after the promotion")
     _make_read_only(here, volume)
     stage.move(here, stage.there, volume)
@@ -127,7 +127,7 @@ def demotion_promoted(stage: Stage) -> None:
     """Promoted without force, since no peer can have been primary; the peer follows it."""
     volume, here = stage.mirrored(), stage.here
     _cut_demotion_short(stage, volume, early=False)
-    settle(partial(here.client.promote, volume.handle))
+    _promote_as_controller(stage, volume)
     here.write(volume, b"goes on")
     if stage.mode == "snapshot":
         here.take_mirror_snapshot(volume)
@@ -289,6 +289,14 @@ def _set_omap_value(ioctx: rados.Ioctx, name: str, key: str, value: bytes) -> No
     with rados.WriteOpCtx() as operation:
         ioctx.set_omap(operation, (key,), (value,))
         ioctx.operate_write_op(operation, name)
+
+
+def _promote_as_controller(stage: Stage, volume: Volume) -> None:
+    """Enable first, as the controller does, which must not hide that the image is torn."""
+    client = stage.here.client
+    settle(partial(client.enable, volume.handle, mirroringMode=stage.mode))
+    _require_error(stage.here, volume)
+    settle(partial(client.promote, volume.handle))
 
 
 def _require_error(site: SiteUnderTest, volume: Volume) -> None:
