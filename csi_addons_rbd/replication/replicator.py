@@ -56,13 +56,12 @@ from csi_addons_rbd.replication.promote import await_release, promote
 from csi_addons_rbd.replication.resync import Resync
 from csi_addons_rbd.replication.scheduling import Scheduler
 from csi_addons_rbd.replication.switching import disable, enable, is_left_alone
-from csi_addons_rbd.replication.torn import (
+from csi_addons_rbd.replication.torn import is_enabled_torn, refuse_torn, torn_info
+from csi_addons_rbd.replication.torn_repair import (
     end_torn_demotion,
     end_torn_promotion,
     fill_hollow_epoch,
-    is_enabled_torn,
-    refuse_torn,
-    torn_info,
+    finish_torn_demotion,
 )
 from csi_addons_rbd.replication.vanished import let_go
 
@@ -204,15 +203,15 @@ class Replicator:
     ) -> None:
         _require_mirrored(image, view)
         if view.torn is Torn.DEMOTION and not call.force:
-            view = end_torn_demotion(image, view, patience, promoting=True)
-        if view.torn is Torn.READ_ONLY:
+            view = finish_torn_demotion(image, view, patience)
+        if view.torn is Torn.READ_ONLY or (view.torn is Torn.DEMOTION and not call.force):
             end_torn_promotion(
                 image, view, force=call.force, observation=observation, patience=patience
             )
         elif not view.primary:
             promote(image, view, force=call.force, observation=observation, patience=patience)
             observation.last_sync = agreed(view, image.view(), force=call.force)
-        fill_hollow_epoch(image, image.view() if view.torn else view, patience)
+        fill_hollow_epoch(image, image.view() if view.torn else view, patience, promoting=True)
         image.forget_resync()
         if DEMOTING in view.notes:
             image.note(DEMOTING, None, only=view.notes[DEMOTING])
@@ -230,7 +229,7 @@ class Replicator:
     ) -> None:
         _require_mirrored(image, view)
         if view.torn is Torn.DEMOTION:
-            view = end_torn_demotion(image, view, patience, promoting=False)
+            view = end_torn_demotion(image, view, observation, patience)
         if not view.primary:
             left = view.notes.get(SCHEDULE)  # by a crash, or by a silent manager
             if left is not None:
@@ -240,7 +239,7 @@ class Replicator:
             if DEMOTING in view.notes:
                 finish_demotion(image, observation, patience)
             return
-        fill_hollow_epoch(image, view, patience)
+        fill_hollow_epoch(image, view, patience, promoting=False)
         demote(image, view, observation=observation, patience=patience)
         if view.mode is MirroringMode.SNAPSHOT:
             if SCHEDULE in view.notes:

@@ -31,12 +31,12 @@ from csi_addons_rbd.replication.notes import SWITCHING
 from csi_addons_rbd.replication.observations import Observation
 from csi_addons_rbd.replication.sync_info import Role, role, text
 from csi_addons_rbd.replication.torn import (
-    make_writable,
     require_lasting,
     require_room,
     snapshots_to_promote,
     words,
 )
+from csi_addons_rbd.replication.torn_repair import make_writable
 
 _HALF_DISABLED: Final = (MirrorState.DISABLING, MirrorState.TORN)
 _BY_SNAPSHOTS: Final = (MirroringMode.SNAPSHOT,)

@@ -21,7 +21,8 @@ from csi_addons_rbd.replication.errors import (
 from csi_addons_rbd.replication.image import Epoch, History, MirrorState, MirrorView
 from csi_addons_rbd.replication.observations import Observation
 from csi_addons_rbd.replication.patience import Hindsight
-from csi_addons_rbd.replication.torn import snapshots_to_promote, torn_obstacle
+from csi_addons_rbd.replication.torn import snapshots_to_promote
+from csi_addons_rbd.replication.torn_repair import torn_obstacle
 
 
 def snapshot(number: int, epoch: Epoch, *, complete: bool = True) -> MirrorSnapshot:

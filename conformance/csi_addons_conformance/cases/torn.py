@@ -125,8 +125,26 @@ def demotion(stage: Stage) -> None:
 )
 def demotion_promoted(stage: Stage) -> None:
     """Promoted without force, since no peer can have been primary; the peer follows it."""
+    _take_demotion_back(stage, early=False)
+
+
+@case(
+    "torn/demotion-promoted-early",
+    kind=Kind.SAFETY,
+    row="Torn (the demotion is not written to the end) → Promote makes it primary and writable",
+    modes=SNAPSHOT,
+    alone=True,
+    tags=("long",),
+)
+def demotion_promoted_early(stage: Stage) -> None:
+    """The same where not even the image's state was written beside the demotion's snapshot."""
+    _take_demotion_back(stage, early=True)
+
+
+def _take_demotion_back(stage: Stage, *, early: bool) -> None:
+    """Promote an image whose demotion was cut short; write, and see that the peer follows."""
     volume, here = stage.mirrored(), stage.here
-    _cut_demotion_short(stage, volume, early=False)
+    _cut_demotion_short(stage, volume, early=early)
     _promote_as_controller(stage, volume)
     here.write(volume, b"goes on")
     if stage.mode == "snapshot":
