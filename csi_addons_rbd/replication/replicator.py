@@ -56,7 +56,7 @@ from csi_addons_rbd.replication.promote import await_release, promote
 from csi_addons_rbd.replication.resync import Resync
 from csi_addons_rbd.replication.scheduling import Scheduler
 from csi_addons_rbd.replication.switching import disable, enable, is_left_alone
-from csi_addons_rbd.replication.torn import is_enabled_torn, refuse_torn, torn_info
+from csi_addons_rbd.replication.torn import refuse_torn, torn_info
 from csi_addons_rbd.replication.torn_repair import (
     end_torn_demotion,
     end_torn_promotion,
@@ -150,8 +150,6 @@ class Replicator:
         observation: Observation,
         patience: Patience,
     ) -> None:
-        if is_enabled_torn(image, view, call.mode, patience):
-            return
         if view.state is not MirrorState.DISABLING:
             refuse_torn(image, view, patience)
         if enable(image, view, call, patience.call):

@@ -25,7 +25,6 @@ from csi_addons_rbd.replication.image import (
     ImageSpec,
     LeasedImage,
     MirroredImage,
-    MirrorState,
     MirrorView,
     Torn,
 )
@@ -35,7 +34,6 @@ from csi_addons_rbd.replication.patience import POLL, Patience
 
 _PASSES: Final = 2
 """Seconds after which an image that still reads torn is so: librbd's own steps take less."""
-_MIRRORED: Final = (MirrorState.ENABLED, MirrorState.CREATING)
 _ORPHANED: Final = 2
 """Mirror snapshots of a promotion by force: librbd first takes an orphan's."""
 _log = structlog.get_logger()
@@ -101,25 +99,6 @@ def snapshots_to_promote(view: MirrorView) -> int:
 # --- what each call makes of a torn image ----------------------------------------------------
 
 
-def is_enabled_torn(
-    image: MirroredImage, view: MirrorView, mode: MirroringMode, patience: Patience
-) -> bool:
-    """Tell whether a torn image is mirrored already as Enable asks for: then it is left as it is.
-
-    The controller calls Enable before Promote, and does not come to Promote after an error.
-    """
-    if view.torn is None or view.state not in _MIRRORED or view.mode is not mode:
-        return False
-    with image.lease(patience.call) as leased:
-        require_same(image.spec, view, leased.view())
-    _log.warning(
-        "mirroring is on already, but the image is torn; Promote or Demote brings it to an end",
-        image=image.spec.path,
-        torn=view.torn,
-    )
-    return True
-
-
 def refuse_torn(image: MirroredImage, view: MirrorView, patience: Patience) -> None:
     """Refuse to enable or resync a torn image, if no other driver is just changing it.
 
@@ -134,7 +113,10 @@ def refuse_torn(image: MirroredImage, view: MirrorView, patience: Patience) -> N
         raise ImageChanged(f"{image.spec} was changed by another driver in this moment; ask again")
     way_out = "disable its replication first"
     if torn is not Torn.UNMIRRORED:
-        way_out = "demote or promote it, by which that is brought to an end"
+        way_out = (
+            "demote or promote it, by which that is brought to an end (a VolumeReplication: set "
+            "replicationState to secondary, and back when it is Completed)"
+        )
     raise ImageTorn(f"{image.spec} is {words(torn)}; {way_out}")
 
 

@@ -111,11 +111,6 @@ class Run:
         if answer.code != "OK":
             tally.left[_kind(self._view(volume))] += 1
         began = time.monotonic()
-        if name != "demote":  # the controller does so, and promotes only when that is OK
-            enable = self.stage.here.client.enable
-            settle(
-                partial(enable, volume.handle, mirroringMode=self.stage.mode), seconds=_CONVERGES
-            )
         settle(call, seconds=_CONVERGES)
         tally.seconds.append(time.monotonic() - began)
         view = self._view(volume)

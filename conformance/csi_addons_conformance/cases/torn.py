@@ -34,19 +34,20 @@ _FOLLOWS = 90
 @case(
     "torn/read-only",
     kind=Kind.SAFETY,
-    row="Torn (mirror info says primary, the feature NON_PRIMARY is set) → Resync "
-    "FAILED_PRECONDITION, Enable in the other mode, too; Enable in its own mode leaves it alone, "
-    "so that the controller comes to Promote; info OK with status ERROR; Promote makes it primary "
-    "and writable; Demote completes the demotion",
+    row="Torn (mirror info says primary, the feature NON_PRIMARY is set) → Enable, Resync "
+    "FAILED_PRECONDITION; info OK with status ERROR; Promote makes it primary and writable; "
+    "Demote completes the demotion",
     modes=SNAPSHOT,
 )
 def read_only(stage: Stage) -> None:
     """No call takes it for a primary; promoted it can be written, demoted the peer takes over."""
     volume, here = stage.mirrored(), stage.here
     _make_read_only(here, volume)
-    expect(here.client.enable(volume.handle, mirroringMode="journal"), "FAILED_PRECONDITION")
+    for mode in ("snapshot", "journal"):
+        expect(here.client.enable(volume.handle, mirroringMode=mode), "FAILED_PRECONDITION")
     expect(here.client.resync(volume.handle, force=True), "FAILED_PRECONDITION")
-    _promote_as_controller(stage, volume)
+    _require_error(here, volume)
+    settle(partial(here.client.promote, volume.handle))
     here.write(volume, b"written after the promotion")
     _make_read_only(here, volume)
     stage.move(here, stage.there, volume)
@@ -145,7 +146,7 @@ def _take_demotion_back(stage: Stage, *, early: bool) -> None:
     """Promote an image whose demotion was cut short; write, and see that the peer follows."""
     volume, here = stage.mirrored(), stage.here
     _cut_demotion_short(stage, volume, early=early)
-    _promote_as_controller(stage, volume)
+    settle(partial(here.client.promote, volume.handle))
     here.write(volume, b"goes on")
     if stage.mode == "snapshot":
         here.take_mirror_snapshot(volume)
@@ -307,14 +308,6 @@ def _set_omap_value(ioctx: rados.Ioctx, name: str, key: str, value: bytes) -> No
     with rados.WriteOpCtx() as operation:
         ioctx.set_omap(operation, (key,), (value,))
         ioctx.operate_write_op(operation, name)
-
-
-def _promote_as_controller(stage: Stage, volume: Volume) -> None:
-    """Enable first, as the controller does, which must not hide that the image is torn."""
-    client = stage.here.client
-    settle(partial(client.enable, volume.handle, mirroringMode=stage.mode))
-    _require_error(stage.here, volume)
-    settle(partial(client.promote, volume.handle))
 
 
 def _require_error(site: SiteUnderTest, volume: Volume) -> None:
