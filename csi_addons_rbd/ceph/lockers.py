@@ -78,6 +78,12 @@ def holding_mirror_daemon(image: rbd.Image) -> str | None:
     return None
 
 
+def is_followed(image: rbd.Image) -> bool:
+    """Tell whether this site's rbd-mirror has the image open."""
+    daemon = _mirror_daemon(image)
+    return daemon in {f"client.{each['id']}" for each in image.watchers_list()}
+
+
 def break_lock(ioctx: rados.Ioctx, image_id: str, holder: Holder) -> None:
     """Break the lock of a client that is fenced; harmless when it is gone."""
     request = structure(text(_LOCK), client_name(holder.client), text(holder.cookie))

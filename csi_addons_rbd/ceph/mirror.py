@@ -35,7 +35,10 @@ from csi_addons_rbd.ceph.rbd_header import (
 from csi_addons_rbd.ceph.rbd_mirroring import MODES
 from csi_addons_rbd.ceph.readings import ReadImage
 from csi_addons_rbd.ceph.resync_records import read_text, record_in, replace_record
+from csi_addons_rbd.ceph.rollback import Rollback, is_needed, prepare
 from csi_addons_rbd.ceph.schedules import keep_schedule
+from csi_addons_rbd.ceph.sightings import look
+from csi_addons_rbd.ceph.views import read_view
 from csi_addons_rbd.replication.calls import MirroringMode, Schedule
 from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import (
@@ -229,6 +232,11 @@ class LeasedCephImage(CephImage):
 
     def promote(self, *, force: bool, rolls_back: bool = False) -> bool:
         """Promote; ``False`` when librbd refuses for the time being."""
+        if force:
+            rollback = self._prepare_rollback()
+            if rollback is Rollback.HELD:
+                return False
+            rolls_back = rolls_back or rollback is Rollback.READY
         leash = LONG_LEASH if rolls_back else LEASH
         with self._change("promoting", leash=leash, peers=not force) as image:
             try:
@@ -236,6 +244,20 @@ class LeasedCephImage(CephImage):
             except (rbd.ImageBusy, rbd.ReadOnlyImage):
                 return False
         return True
+
+    def _prepare_rollback(self) -> Rollback:
+        doing = "preparing the rollback of"
+        with self._connected(Purpose.WRITE, doing) as (cluster, ioctx):
+            seen = look(ioctx, self.spec.image)
+            if (
+                seen.mirroring is None
+                or seen.mirroring.mode is MirroringMode.JOURNAL
+                or not is_needed(read_header(ioctx, self.held.image_id).snapshots)
+            ):
+                return Rollback.NONE
+            self.looks.confirm(self.spec, read_view(ioctx, seen), peers=False)
+            self.sign(cluster)
+            return prepare(ioctx, self.held.image_id, seen.mirroring.global_id)
 
     def demote(self) -> None:
         """Demote."""

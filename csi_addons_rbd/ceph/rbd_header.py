@@ -56,6 +56,8 @@ class MirrorSnapshot:
     """The same of a primary's own demotion."""
     copied: int
     """Objects that rbd-mirror has copied."""
+    orphan: bool
+    """Whether it is a copy of nobody's: a promotion by force begins so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +167,7 @@ def decode_snapshot(value: bytes) -> MirrorSnapshot | None:
             return None
         epoch, complete = _EPOCHS[namespace.number("B")], bool(namespace.number("B"))
         peers = [namespace.raw() for _ in range(namespace.number())]
-        _primary, _primary_snapshot = namespace.raw(), namespace.number("Q")
+        primary, _primary_snapshot = namespace.raw(), namespace.number("Q")
         return MirrorSnapshot(
             number=number,
             taken_at=snapshot.seconds(),
@@ -175,6 +177,7 @@ def decode_snapshot(value: bytes) -> MirrorSnapshot | None:
             torn=epoch is Epoch.PRIMARY and not complete,
             unfinished=epoch is Epoch.PRIMARY_DEMOTED and not complete,
             copied=namespace.number("Q"),
+            orphan=epoch is Epoch.NON_PRIMARY and not primary,
         )
 
 

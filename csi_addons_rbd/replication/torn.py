@@ -93,7 +93,9 @@ def require_room_to_promote(
 
 def snapshots_to_promote(view: MirrorView) -> int:
     """Count the mirror snapshots that librbd takes for a promotion, at most."""
-    return _ORPHANED if view.history.epoch is Epoch.NON_PRIMARY else 1
+    needed = _ORPHANED if view.history.epoch is Epoch.NON_PRIMARY else 1
+    # a half made copy is taken back, for which the driver takes one more
+    return needed + bool(view.history.progress)
 
 
 # --- what each call makes of a torn image ----------------------------------------------------

@@ -203,6 +203,7 @@ def same(site: SiteUnderTest, volume: Volume) -> bool:
                     unfinished=EPOCHS[snap["mirror"]["state"]] is Epoch.PRIMARY_DEMOTED
                     and not snap["mirror"]["complete"],
                     copied=snap["mirror"]["last_copied_object_number"],
+                    orphan=False,
                 )
                 for snap in image.list_snaps()
                 if "mirror" in snap

@@ -37,6 +37,7 @@ def snapshot(number: int, epoch: Epoch, *, complete: bool = True) -> MirrorSnaps
         torn=epoch is Epoch.PRIMARY and not complete,
         unfinished=epoch is Epoch.PRIMARY_DEMOTED and not complete,
         copied=0,
+        orphan=False,
     )
 
 

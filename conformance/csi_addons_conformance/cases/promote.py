@@ -26,6 +26,10 @@ from lab import Volume
 
 _T = TypeVar("_T")
 _BLOCK = 64 << 10
+_OBJECT = 4 << 20
+_SPARSE = 100 * _OBJECT
+"""Bytes of a volume with many objects, and little in each."""
+_MARK = 256 << 10
 _BIG = 384 << 20
 """Bytes of a volume whose first copy takes long enough to be interrupted."""
 
@@ -97,6 +101,70 @@ def forced(stage: Stage) -> None:
         what="the promoted image takes a write",
     )
     expect(stage.there.client.promote(volume.handle), "OK")
+
+
+@case(
+    "promote/forced-half-copied",
+    kind=Kind.SAFETY,
+    row="The last good copy is never destroyed: force while a later copy is half made",
+    modes=SNAPSHOT,
+    alone=True,
+)
+def forced_half_copied(stage: Stage) -> None:
+    """dr1 is lost in the middle of a copy, or of a demotion's: the last whole copy is there."""
+    for cut in (stage.here.take_mirror_snapshot, partial(_demote, stage.here)):
+        volume = stage.volume(size=_SPARSE)
+        _mark_blocks(stage.here, volume, b"1")
+        expect(stage.here.client.enable(volume.handle, mirroringMode=stage.mode), "OK")
+        stage.await_copy(volume)
+        poll(partial(_holds, stage.there, volume, b"1"), seconds=60, what="a whole copy")
+        _mark_blocks(stage.here, volume, b"2" * _MARK)
+        _cut_a_copy(stage, volume, cut)
+        try:
+            settle(partial(stage.there.client.promote, volume.handle, force=True))
+            found = _blocks(stage.there, volume)
+        finally:
+            stage.there.site.start("rbd-mirror")
+        require(found == {b"1"}, "what the last whole copy held", found)
+
+
+def _demote(site: SiteUnderTest, volume: Volume) -> None:
+    settle(lambda: site.client.demote(volume.handle))
+
+
+def _cut_a_copy(stage: Stage, volume: Volume, begin: Callable[[Volume], None]) -> None:
+    """Begin a copy, and kill dr2's rbd-mirror in the middle of it."""
+
+    def half() -> bool:
+        newest = [each["mirror"] for each in stage.there.mirror_snapshots(volume)][-1:]
+        return any(not each["complete"] and each["last_copied_object_number"] for each in newest)
+
+    with ThreadPoolExecutor() as executor:
+        begun = executor.submit(begin, volume)
+        poll(half, seconds=60, what="a half made copy", every=0.01)
+        stage.there.site.kill("rbd-mirror")
+        begun.result()
+    if not half():
+        stage.there.site.start("rbd-mirror")
+        raise SkippedError("the whole copy was made before rbd-mirror could be stopped")
+
+
+def _mark_blocks(site: SiteUnderTest, volume: Volume, data: bytes) -> None:
+    """Begin each object of the image with the data."""
+    with site.image(volume, writing=True) as image:
+        for offset in range(0, _SPARSE, _OBJECT):
+            image.write(data, offset)
+        image.flush()
+
+
+def _blocks(site: SiteUnderTest, volume: Volume) -> set[bytes]:
+    """Read with what the objects begin."""
+    with site.image(volume) as image:
+        return {bytes(image.read(offset, 1)) for offset in range(0, _SPARSE, _OBJECT)}
+
+
+def _holds(site: SiteUnderTest, volume: Volume, data: bytes) -> bool:
+    return _blocks(site, volume) == {data}
 
 
 # --- the last data ---------------------------------------------------------------------------
