@@ -110,6 +110,14 @@ MUTATIONS: Final = (
         alone=True,
     ),
     Mutation(
+        name="librbd chooses where to go back to",
+        file="ceph/mirror.py",
+        old="        if force:\n            rollback",
+        new="        if not self:\n            rollback",
+        case="promote/forced-half-copied",
+        alone=True,
+    ),
+    Mutation(
         name="demote under an open writer",
         file="ceph/lockers.py",
         old="    return tuple(holder for holder in held if holder.client not in daemons)\n",
