@@ -181,10 +181,13 @@ class Site:
         wait_until(self.home, self._serves, "serve")
 
     def _serves(self) -> bool:
-        """Tell whether every placement group is there: a restarted OSD needs a moment."""
+        """Tell whether every placement group is there: a restarted OSD needs a moment.
+
+        One that trims snapshots serves, and may do so for minutes.
+        """
         groups = json.loads(self.ceph("pg", "stat", "--format", "json"))["pg_summary"]
         states = groups["num_pg_by_state"]
-        return bool(states) and all(state["name"] == "active+clean" for state in states)
+        return bool(states) and all(state["name"].startswith("active+clean") for state in states)
 
 
 def daemons_of(home: Path) -> tuple[str, ...]:
