@@ -169,7 +169,7 @@ def test_a_worker_in_which_librbd_hangs_is_replaced(stage: Stage, fault: Path) -
         expect(stage.here.client.promote(volume.handle), "ABORTED", saying=("demote",), within=5)
         with stage.here.frozen("osd"):
             time.sleep(12)
-        lost = hanging.result(timeout=45)
+        lost = hanging.result(timeout=65)  # past the driver's own bound of 60 s
     expect(lost, "UNAVAILABLE", saying=("hung",))
     assert lost.reason == "WORKER_LOST"
     settle(lambda: stage.here.client.demote(volume.handle), seconds=60)

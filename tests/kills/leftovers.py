@@ -54,7 +54,8 @@ def _of_the_image(stage: Stage, act: Act, volume: Volume) -> Iterator[str]:
         yield f"mode: {here.mode(volume)}"
     wanted = act.schedules if stage.mode == "snapshot" else ()
     with suppress(UnmetError):  # one that is on its way may arrive a moment after the answer
-        poll(lambda: _schedules(stage, volume) == wanted, seconds=10, what="the schedules")
+        # a thawed driver that undid another one's tries again every 5 s
+        poll(lambda: _schedules(stage, volume) == wanted, seconds=30, what="the schedules")
     if _schedules(stage, volume) != wanted:
         yield f"schedules: {_schedules(stage, volume)}"
     with here.image(volume) as image:
