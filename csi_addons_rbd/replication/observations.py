@@ -20,10 +20,13 @@ STALE_AFTER: Final = 90
 """Seconds without a new status after which a site counts as silent: three heartbeats."""
 _CHECK_INTERVAL: Final = 30
 """rbd-mirror's ``rbd_mirror_image_state_check_interval`` by default, in seconds."""
-_GAP: Final = 60
-"""Seconds unobserved after which a lasting condition has to be seen anew."""
-_LONG_GAP: Final = 1200
-"""The same for what calls see that come after a controller's longest pause."""
+_GAP: Final = 1200
+"""Seconds unobserved after which a lasting condition has to be seen anew: longer than the longest
+pause that a controller makes between two calls (1000 s)."""
+_BLIND: Final = 60
+"""Seconds unobserved up to which they count for what might have been different meanwhile."""
+LOOKED: Final = 5
+"""Seconds for which the call itself must have seen a lasting condition: one look is none."""
 _MOST: Final = 20_000
 
 
@@ -34,14 +37,17 @@ class Lasting:
     value: object = None
     since: float = 0.0
     seen: float = float("-inf")
-    gap: float = _GAP
-    """Seconds unobserved after which it has to be seen anew."""
+    blind: float = _GAP
+    """Seconds unobserved up to which they count: few where the value may have changed meanwhile,
+    and have changed back."""
 
     def observe(self, value: object) -> float:
         """Note the value and return for how many seconds it has stood, without a gap."""
         now = time.monotonic()
-        if value != self.value or now - self.seen > self.gap:
+        if value != self.value or now - self.seen > _GAP:
             self.value, self.since = value, now
+        elif now - self.seen > self.blind:
+            self.since += now - self.seen
         self.seen = now
         return now - self.since
 
@@ -53,10 +59,10 @@ class Observation:
     check_interval: int = _CHECK_INTERVAL
     heartbeats: dict[str, tuple[int, float]] = field(default_factory=dict)
     progress: Lasting = field(default_factory=Lasting)
-    undecided: Lasting = field(default_factory=Lasting)
+    undecided: Lasting = field(default_factory=lambda: Lasting(blind=_BLIND))
     unheard: Lasting = field(default_factory=Lasting)
     silence: Lasting = field(default_factory=Lasting)
-    unwatched: Lasting = field(default_factory=lambda: Lasting(gap=_LONG_GAP))
+    unwatched: Lasting = field(default_factory=Lasting)
     """The lock whose client does not watch; one that comes back to its watch changes it."""
     last_sync: Synced | None = None
     """Newest time at which a peer was known to have everything."""
@@ -124,8 +130,18 @@ class Observation:
         So it is for half a minute with every new image; silence then does not mean that
         nobody is there.
         """
-        lasted = self.unheard.observe(value=not view.peers)
+        lasted = self.unheard.observe(None if view.peers else view.mirroring)
         return view.peered and not view.peers and lasted < STALE_AFTER
+
+    def silent_for(self, view: MirrorView, hindsight: Hindsight) -> float:
+        """Return for how many seconds no peer has been up; 0 until the call has looked for a while.
+
+        What nobody watched counts, too: a peer that was up meanwhile has written a status.
+        """
+        alive = any(self.alive(peer, view) for peer in view.peers)
+        words = frozenset((peer.site, peer.last_update) for peer in view.peers)
+        lasted = self.silence.observe(None if alive else words)
+        return 0 if alive or hindsight.age < LOOKED else lasted
 
     def standstill(self, view: MirrorView) -> float:
         """Return for how many seconds nothing has moved towards this copy."""

@@ -31,7 +31,7 @@ from csi_addons_rbd.replication.image import (
     SiteStatus,
 )
 from csi_addons_rbd.replication.notes import note_readers
-from csi_addons_rbd.replication.observations import Observation
+from csi_addons_rbd.replication.observations import LOOKED, Observation
 from csi_addons_rbd.replication.patience import POLL, Hindsight, Patience
 from csi_addons_rbd.replication.sync_info import Role, role, sync_report, text
 from csi_addons_rbd.replication.torn import require_room_to_promote
@@ -241,7 +241,7 @@ class _Judge:
         at the peer's image itself, can tell that the demotion still stands.
         """
         alive = self._alive_peers(view)
-        lasted = self.observation.silence.observe(not alive)
+        silent = self.observation.silent_for(view, self.hindsight)
         self._require_no_primary(alive)
         if not self._local_alive(view) and alive:
             raise MirrorDaemonDown(
@@ -250,7 +250,7 @@ class _Judge:
             )
         if self._demotion_stands(view, alive):
             return None
-        if not alive and not self.observation.may_speak(view) and lasted >= _UNDECIDED:
+        if not self.observation.may_speak(view) and silent >= _UNDECIDED:
             raise self._unreachable(view, "to tell that it is demoted still")
         if alive and all(role(peer) is Role.UNKNOWN for peer in alive):
             return self._undecided(alive)
@@ -306,7 +306,7 @@ class _Judge:
                 "silent and the last data cannot arrive without it; start it and ask again "
                 "(force would lose that data)"
             )
-        if not alive and standstill >= _STANDSTILL:
+        if not alive and standstill >= _STANDSTILL and self.hindsight.age >= LOOKED:
             raise self._unreachable(view, "to send its last data")
         return "the peer is demoted and its last data is still coming"
 
@@ -318,7 +318,7 @@ class _Judge:
         fresh = any(peer.last_update >= self.start + _FRESH for peer in alive)
         unclear = all(role(peer) is not Role.PRIMARY for peer in alive)
         lasted = self.observation.undecided.observe(value=unclear)
-        if unclear and fresh and lasted >= _UNDECIDED:
+        if unclear and fresh and lasted >= _UNDECIDED and self.hindsight.age >= LOOKED:
             raise PeerUnreachable(
                 f"rbd-mirror of the peer of {self.spec} lives, but for {lasted:.0f} s has "
                 f"called the image neither primary nor demoted: {words}; its cluster seems "
@@ -349,8 +349,8 @@ def last_primary_obstacle(
         PeerUnreachable: for a minute no peer has been up to ask.
     """
     silent = not any(observation.alive(peer, view) for peer in view.peers)
-    lasted = observation.silence.observe(silent)
-    if silent and not observation.may_speak(view) and lasted >= _SILENCE:
+    lasted = observation.silent_for(view, hindsight)
+    if not observation.may_speak(view) and lasted >= _SILENCE:
         raise PeerUnreachable(
             f"{spec} was demoted here last, and for {lasted:.0f} s no peer has been up to tell "
             "whether it was primary since; force if that site is lost"

@@ -206,8 +206,8 @@ def torn_obstacle(
             f"{spec} is torn, and its peer is primary, as its rbd-mirror says "
             f"({text(primary[0])!r}); demote this image, or force if that site is lost"
         )
-    lasted = observation.silence.observe(not alive)
-    if not alive and not observation.may_speak(view) and lasted >= _SILENCE:
+    lasted = observation.silent_for(view, hindsight)
+    if not observation.may_speak(view) and lasted >= _SILENCE:
         raise PeerUnreachable(
             f"{spec} is torn, and for {lasted:.0f} s no peer has been up to tell whether it was "
             "primary since; force if that site is lost"

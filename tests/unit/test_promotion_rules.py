@@ -86,9 +86,15 @@ def later(seen: MirrorView, seconds: int) -> MirrorView:
     )
 
 
-def judge(first: MirrorView, *, check_interval: int = 0, age: float = 60) -> _Judge:
+def judge(
+    first: MirrorView,
+    *,
+    check_interval: int = 0,
+    age: float = 60,
+    observation: Observation | None = None,
+) -> _Judge:
     """Begin to judge at a first reading, as a call that began ``age`` seconds ago."""
-    hindsight, observation = Hindsight(check_interval), Observation()
+    hindsight, observation = Hindsight(check_interval), observation or Observation()
     hindsight.note(first)
     hindsight._began -= age
     observation.note(first)
@@ -191,6 +197,63 @@ def test_a_site_that_is_lost_after_a_demotion(seen: MirrorView, wait: int) -> No
     started.observation.silence.since -= 5
     with pytest.raises(PeerUnreachable):
         started.obstacle(seen)
+
+
+LOST = [
+    demoted_last(status("", DEMOTED, up=False), status("a", DEMOTED, up=False)),
+    view(status("", REPLAYING), status("a", DEMOTED, up=False)),
+    view(status("", DEMOTED), status("a", DEMOTED, up=False), epoch=Epoch.PRIMARY_DEMOTED),
+]
+
+
+def called_again(seen: MirrorView, now: MirrorView, *, pause: float, age: float) -> str | None:
+    """Judge in a call that comes after one that saw something else, and after a pause."""
+    observation = judge(seen).observation
+    assert judge(seen, observation=observation).obstacle(seen)
+    for lasting in (observation.silence, observation.undecided, observation.progress):
+        lasting.since -= pause
+        lasting.seen -= pause
+    return judge(now, age=age, observation=observation).obstacle(now)
+
+
+@pytest.mark.parametrize("seen", LOST)
+def test_patience_survives_the_pauses_of_a_controller(seen: MirrorView) -> None:
+    """It backs off to 1000 s between its calls; none of them alone lasts long enough."""
+    with pytest.raises(PeerUnreachable):
+        called_again(seen, seen, pause=1000, age=5)
+
+
+@pytest.mark.parametrize("seen", LOST)
+def test_one_look_after_a_pause_is_none(seen: MirrorView) -> None:
+    """The call itself sees for a moment that no peer is up: one that restarts comes back."""
+    assert called_again(seen, seen, pause=1000, age=1)
+
+
+@pytest.mark.parametrize("seen", [LOST[0], LOST[2]])
+def test_a_peer_that_was_up_in_a_pause_is_not_lost(seen: MirrorView) -> None:
+    """It has written since, and is down again: perhaps just for a moment."""
+    written = replace(seen, peers=(status("a", DEMOTED, up=False, written=NOW + 600),))
+    assert called_again(seen, written, pause=1000, age=5)
+
+
+def test_an_unclear_peer_may_have_been_clear_in_a_pause() -> None:
+    """What two calls watched counts, and not the pause between them."""
+    seen = view(status("", REPLAYING), status("a", STARTING))
+    started = judge(seen)
+    undecided = started.observation.undecided
+    assert started.obstacle(later(seen, 5))
+    undecided.since -= 55
+    for seconds, refused in ((30, False), (5, True)):
+        undecided.since -= 1000
+        undecided.seen -= 1000
+        again = judge(seen, observation=started.observation)
+        assert again.obstacle(later(seen, 5))
+        undecided.since -= seconds
+        if refused:
+            with pytest.raises(PeerUnreachable):
+                again.obstacle(later(seen, 5))
+        else:
+            assert again.obstacle(later(seen, 5))
 
 
 def test_a_peer_whose_cluster_is_gone_is_lost_after_a_demotion() -> None:

@@ -116,11 +116,13 @@ def obstacle(seen: MirrorView, *, silent: float = 0) -> str | None:
     """Judge with statuses that were written since the call began."""
     hindsight, observation = Hindsight(0), Observation()
     hindsight.note(seen)
+    hindsight._began -= 60
     observation.note(seen)
+    now = later(seen, 5)
     if silent:
-        observation.silence.observe(value=True)
+        observation.silent_for(now, hindsight)
         observation.silence.since -= silent
-    return torn_obstacle(SPEC, later(seen, 5), observation, hindsight)
+    return torn_obstacle(SPEC, now, observation, hindsight)
 
 
 def test_a_peer_that_follows_was_not_primary_meanwhile() -> None:
