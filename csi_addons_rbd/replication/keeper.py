@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from math import inf
 from typing import Final
 
 import structlog
@@ -18,6 +19,7 @@ from csi_addons_rbd.replication.calls import MirroringMode
 from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import (
     DriverError,
+    Exhausted,
     ImageVanished,
     NotFound,
     PermissionDenied,
@@ -49,7 +51,8 @@ class _Kept:
     interval: int
     """Seconds, as of the newest call or note."""
     due: float = 0.0
-    """When its turn comes, by the monotonic clock; turns planned for other moments are void."""
+    """When its turn comes, by the monotonic clock; turns planned for other moments are void.
+    While one is taken it comes never."""
     renewed: bool = False
     """Whether a call asked for it again during its turn."""
     changed: bool = False
@@ -104,8 +107,18 @@ class SnapshotKeeper:
                 kept.interval, kept.changed = interval, True
                 self._plan(kept, 0)
             if self._threads is None:
-                self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="snapshots")
-                threading.Thread(target=self._dispatch, daemon=True).start()
+                self._start(image.spec)
+
+    def _start(self, spec: ImageSpec) -> None:
+        """See that turns are handed out; the lock is held."""
+        try:
+            threading.Thread(target=self._dispatch, daemon=True).start()
+        except RuntimeError:
+            raise Exhausted(
+                f"no thread can be started to take the snapshots of {spec}; see the limits of this "
+                "process and of its node, and call again later"
+            ) from None
+        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="snapshots")
 
     def _plan(self, kept: _Kept, seconds: float) -> None:
         kept.due = time.monotonic() + seconds
@@ -122,9 +135,22 @@ class SnapshotKeeper:
                 turn = heapq.heappop(self._turns)
                 kept = self._kept.get(turn.spec)
             if kept is not None and kept.due == turn.due and self._threads is not None:
-                self._threads.submit(self._take_turn, kept)
+                self._hand_out(self._threads, kept, turn)
 
-    def _take_turn(self, kept: _Kept) -> None:
+    def _hand_out(self, threads: ThreadPoolExecutor, kept: _Kept, turn: _Turn) -> None:
+        try:
+            threads.submit(self._take_turn, kept, turn)
+        except RuntimeError as exc:  # no thread can be started, for the time being
+            _log.warning("no mirror snapshot taken", image=turn.spec.path, error=str(exc))
+            with self._changed:
+                if kept.due == turn.due:  # or else one that runs took it nevertheless
+                    self._plan(kept, _AGAIN)
+
+    def _take_turn(self, kept: _Kept, turn: _Turn) -> None:
+        with self._changed:
+            if kept.due != turn.due:
+                return
+            kept.due = inf
         kept.renewed = kept.changed = False
         again = self._attempt(kept)
         with self._changed:

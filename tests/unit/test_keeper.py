@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How old the newest mirror snapshot is, whatever the clocks of cluster and driver say."""
+"""How old the newest mirror snapshot is, whatever the clocks say; and that turns are taken."""
 
+import threading
 import time
-from dataclasses import replace
-from typing import cast
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, cast
 
 import pytest
-from test_promotion_rules import PRIMARY, status, view
+from test_promotion_rules import PRIMARY, SPEC, status, view
 
-from csi_addons_rbd.replication.image import Epoch, MirroredImage, MirrorView
-from csi_addons_rbd.replication.keeper import _Kept
+from csi_addons_rbd.replication import keeper
+from csi_addons_rbd.replication.errors import Exhausted, NotFound
+from csi_addons_rbd.replication.image import Epoch, ImageSpec, MirroredImage, MirrorView
+from csi_addons_rbd.replication.keeper import SnapshotKeeper, _Kept
+from csi_addons_rbd.replication.observations import Observations
 
 
 def seen(mark: int, taken: float) -> MirrorView:
@@ -44,3 +49,57 @@ def test_a_snapshot_of_somebody_else_counts(kept: _Kept) -> None:
     """Whoever took the newest snapshot, an interval passes before the next."""
     kept.age(seen(1, time.time() - 30))
     assert kept.age(seen(2, time.time() - 5)) == pytest.approx(5, abs=1.5)
+
+
+START: Final = threading.Thread.start
+
+
+@dataclass
+class Image:
+    """An image whose first look ends its schedule."""
+
+    spec: ImageSpec = SPEC
+    looked_at: threading.Event = field(default_factory=threading.Event)
+
+    def notes(self) -> Mapping[str, str]:
+        """Say that there is no such image."""
+        self.looked_at.set()
+        raise NotFound("gone")
+
+
+def test_a_dispatcher_that_cannot_start_is_started_by_the_next_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first caller is told; without it no schedule of the worker would ever be kept."""
+    image, snapshots = Image(), SnapshotKeeper(Observations(30))
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", _refuse)
+        with pytest.raises(Exhausted, match="no thread can be started"):
+            snapshots.keep(cast("MirroredImage", image), 30)
+    snapshots.keep(cast("MirroredImage", image), 30)
+    assert image.looked_at.wait(5)
+
+
+def test_a_turn_for_which_no_thread_can_start_comes_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It must not end the thread that hands out the turns of all images."""
+    monkeypatch.setattr(keeper, "_AGAIN", 0.05)
+    image, snapshots = Image(), SnapshotKeeper(Observations(30))
+    refused = threading.Event()
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith("snapshots"):
+            refused.set()
+            _refuse(thread)
+        START(thread)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        snapshots.keep(cast("MirroredImage", image), 30)
+        assert refused.wait(5)
+    assert image.looked_at.wait(5)
+
+
+def _refuse(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
