@@ -16,10 +16,10 @@ from csi_addons_rbd.replication.holders import require_nobody_came, require_unhe
 from csi_addons_rbd.replication.image import LeasedImage, MirroredImage, MirrorView, SiteStatus
 from csi_addons_rbd.replication.info import note_last_sync
 from csi_addons_rbd.replication.notes import (
-    ENDED,
     SCHEDULE,
     Demotion,
     end_schedule,
+    ended,
     late_readers,
     note_demotion,
 )
@@ -70,7 +70,7 @@ def demote(
 
 
 def _demote_without_schedule(image: LeasedImage, patience: Patience) -> None:
-    """Demote, and first end the schedule: were the note taken off, a crash would leave the term."""
+    """Demote, and first end the schedule: after a crash it would stay in the manager."""
     schedule = end_schedule(image)
     note_demotion(image, Demotion())
     try:
@@ -79,7 +79,8 @@ def _demote_without_schedule(image: LeasedImage, patience: Patience) -> None:
     except LEASE_LOSSES:
         raise
     except DriverError:
-        image.note(SCHEDULE, schedule, only=ENDED)
+        if schedule is not None:
+            image.note(SCHEDULE, schedule, only=ended(schedule))
         raise
 
 

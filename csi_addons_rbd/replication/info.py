@@ -19,6 +19,7 @@ from csi_addons_rbd.replication.image import (
 from csi_addons_rbd.replication.notes import (
     Synced,
     Wanted,
+    ended_schedule,
     late_readers,
     note_sync,
     noted_sync,
@@ -50,7 +51,7 @@ def replication_info(
     if not view.peered:
         raise SyncInfoMissing(f"{spec} has no peer: its pool is mirrored to nowhere")
     last = last_sync(view, observation)
-    wanted = wanted_schedule(view.notes)
+    wanted = wanted_schedule(view.notes) or ended_schedule(view.notes)
     findings = _findings(view, observation, wanted, last)
     if late_readers(view):
         findings.append(_Finding(health=Health.DEGRADED, words=_LATE))

@@ -3,15 +3,16 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Final
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
 
 from csi_addons_rbd.replication.calls import MirroringMode, Schedule
 from csi_addons_rbd.replication.image import MirroredImage, MirrorView
 
 SCHEDULE: Final = "schedule"
 ENDED: Final = "ended"
-"""Stands in place of a schedule that the manager may still have."""
+"""Stands in place of a schedule that the manager may still have; or around it, for as long as what
+is to end it may not have happened. To earlier versions either is no schedule."""
 LAST_SYNC: Final = "last-sync"
 READERS: Final = "readers"
 """The peers that read this image's journal when it was promoted last."""
@@ -33,11 +34,23 @@ class Wanted:
 
 
 def end_schedule(image: MirroredImage) -> str | None:
-    """Note that there is to be no schedule any more; return what was noted."""
+    """Note that there is to be no schedule any more; return what was noted.
+
+    It stays readable in the note: what ends it may be cut short before it happens.
+    """
     standing = image.notes().get(SCHEDULE)
     if standing is not None:
-        image.note(SCHEDULE, ENDED)
+        image.note(SCHEDULE, ended(standing))
     return standing
+
+
+def ended(standing: str) -> str:
+    """Return the note that ends a noted schedule."""
+    try:
+        values = json.loads(standing)
+        return standing if ENDED in values else json.dumps({ENDED: values})
+    except _UNREADABLE:
+        return ENDED
 
 
 def note_readers(image: MirroredImage, readers: Iterable[str]) -> None:
@@ -95,7 +108,22 @@ def noted_demotion(notes: Mapping[str, str]) -> Demotion | None:
 def wanted_schedule(notes: Mapping[str, str]) -> Wanted | None:
     """Read the noted schedule; one that cannot be read is none."""
     try:
-        values = json.loads(notes[SCHEDULE])
+        return _wanted(json.loads(notes[SCHEDULE]))
+    except _UNREADABLE:
+        return None
+
+
+def ended_schedule(notes: Mapping[str, str]) -> Wanted | None:
+    """Read the schedule that was to end, if what was to end it may not have happened."""
+    try:
+        wanted = _wanted(json.loads(notes[SCHEDULE])[ENDED])
+    except _UNREADABLE:
+        return None
+    return None if wanted is None else replace(wanted, placed=False)
+
+
+def _wanted(values: Mapping[str, Any]) -> Wanted | None:
+    try:
         seconds, start_time = values["seconds"], values["start_time"]
         if not isinstance(seconds, int) or seconds <= 0 or not isinstance(start_time, str | None):
             return None

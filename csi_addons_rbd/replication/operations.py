@@ -61,7 +61,7 @@ class Operations:
             OperationRunning: a different operation holds the image.
             DeadlineExceeded: the joined operation did not end by the deadline; it goes on.
         """
-        key = (spec.pool_id, spec.namespace, spec.image)
+        key = _key(spec)
         mine = _Running(call=call)
         after: Call | None = None
         while (running := self._begin(key, mine)) is not mine:
@@ -76,6 +76,11 @@ class Operations:
         self._end(key)
         mine.answer.set_result(answer)
         return answer
+
+    def busy(self, spec: ImageSpec) -> bool:
+        """Tell whether an operation holds the image."""
+        with self._lock:
+            return _key(spec) in self._running
 
     def running(self) -> tuple[RunningOperations, ...]:
         """Count what runs, by kind."""
@@ -96,6 +101,10 @@ class Operations:
     def _end(self, key: tuple[int, str, str]) -> None:
         with self._lock:
             del self._running[key]
+
+
+def _key(spec: ImageSpec) -> tuple[int, str, str]:
+    return spec.pool_id, spec.namespace, spec.image
 
 
 def _await_end(running: _Running, spec: ImageSpec, call: Call, deadline: Deadline) -> None:

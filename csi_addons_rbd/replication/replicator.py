@@ -47,6 +47,7 @@ from csi_addons_rbd.replication.notes import (
     READERS,
     SCHEDULE,
     end_schedule,
+    ended_schedule,
     wanted_schedule,
 )
 from csi_addons_rbd.replication.observations import Observation, Observations
@@ -207,6 +208,8 @@ class Replicator:
                 image, view, force=call.force, observation=observation, patience=patience
             )
         elif not view.primary:
+            if (left := view.notes.get(SCHEDULE)) is not None and ended_schedule(view.notes):
+                image.note(SCHEDULE, ENDED, only=left)  # that one did end: with the term before
             promote(image, view, force=call.force, observation=observation, patience=patience)
             observation.last_sync = agreed(view, image.view(), force=call.force)
         fill_hollow_epoch(image, image.view() if view.torn else view, patience, promoting=True)
@@ -255,7 +258,8 @@ class Replicator:
             if torn is not None:
                 return torn
             view = image.view()
-        self._scheduler.resume(image, view.notes)
+        if not self._operations.busy(image.spec):  # which may be about to end the schedule
+            self._scheduler.resume(image, view)
         return replication_info(image.spec, view, observation)
 
     def _keep_schedule(
@@ -273,7 +277,7 @@ class Replicator:
             return None
         if schedule is not None:
             return self._scheduler.keep(image, schedule, until)
-        self._scheduler.resume(image, view.notes)
+        self._scheduler.resume(image, view)
         return None
 
 

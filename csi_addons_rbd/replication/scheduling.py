@@ -18,11 +18,12 @@ import structlog
 from csi_addons_rbd.replication.calls import Schedule
 from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import DriverError, Exhausted, PermissionDenied
-from csi_addons_rbd.replication.image import ImageSpec, MirroredImage
+from csi_addons_rbd.replication.image import ImageSpec, MirroredImage, MirrorView
 from csi_addons_rbd.replication.keeper import SnapshotKeeper
 from csi_addons_rbd.replication.notes import (
     SCHEDULE,
     Wanted,
+    ended_schedule,
     note_schedule,
     wanted_schedule,
 )
@@ -89,15 +90,20 @@ class Scheduler:
         target.reached.wait(_MANAGER_BOUND)
         return target.refused
 
-    def resume(self, image: MirroredImage, notes: Mapping[str, str]) -> None:
-        """Go on, in the background, with what is kept here or not in place yet."""
+    def resume(self, image: MirroredImage, view: MirrorView) -> None:
+        """Go on, in the background, with what is kept here or not in place yet.
+
+        So with what a demotion had ended that never happened.
+        """
+        notes = view.notes
         wanted = wanted_schedule(notes)
         if wanted is not None and wanted.schedule.by_driver:
             self._keeper.keep(image, wanted.schedule.seconds)
         if wanted is not None and not wanted.placed:
             self._aim(image, wanted.schedule)
         if wanted is None and SCHEDULE in notes:
-            self._aim(image, None)
+            again = ended_schedule(notes) if view.primary else None
+            self._aim(image, again.schedule if again else None)
 
     def drop(self, image: MirroredImage, *, wait: float = _MANAGER_BOUND) -> None:
         """Remove the image's schedules, whose end is noted, as far as the manager answers.
@@ -199,6 +205,8 @@ def _bring_in_line(target: _Target) -> None:
     note says afterwards counts: what was just done may have undone what that one did.
     """
     image, schedule = target.image, target.schedule
+    if schedule is not None:
+        _note_again(image, schedule)
     noted = _noted(image.notes())
     if noted != schedule:
         if target.touched:
@@ -215,6 +223,22 @@ def _bring_in_line(target: _Target) -> None:
         note_schedule(image, Wanted(schedule=schedule, placed=True), only=notes[SCHEDULE])
     elif SCHEDULE in notes:
         image.note(SCHEDULE, None, only=notes[SCHEDULE])
+
+
+def _note_again(image: MirroredImage, schedule: Schedule) -> None:
+    """Note a schedule again whose end never came; under the lease, that is not just coming."""
+    if not _is_ended(image.notes(), schedule):
+        return
+    with image.lease(Deadline.after(_RETRY)) as leased:
+        view, notes = leased.view(), leased.notes()
+        if view.primary and view.torn is None and _is_ended(notes, schedule):
+            wanted = Wanted(schedule=schedule, placed=False)
+            note_schedule(leased, wanted, only=notes[SCHEDULE])
+
+
+def _is_ended(notes: Mapping[str, str], schedule: Schedule) -> bool:
+    ended = ended_schedule(notes)
+    return ended is not None and ended.schedule == schedule
 
 
 def _noted(notes: Mapping[str, str]) -> Schedule | None:

@@ -193,6 +193,26 @@ def test_nobody_waits_for_the_lease_of_a_worker_that_died(stage: Stage, fault: P
     assert "broke the lease of a process that died" in driver.log.read_text()
 
 
+def test_a_demotion_that_never_happened_ends_no_schedule(stage: Stage, fault: Path) -> None:
+    """Nobody asks for it again, and only GetVolumeReplicationInfo comes: snapshots go on."""
+    volume = stage.mirrored(schedulingInterval="1h")
+    fault.write_text(BEFORE_DEMOTING)
+    with ThreadPoolExecutor() as executor:
+        held = executor.submit(stage.here.client.demote, volume.handle)
+        await_step(fault)
+        os.kill(workers(stage.here.driver)[0], signal.SIGKILL)
+        expect(held.result(timeout=30), "UNAVAILABLE", saying=("Killed",))
+    assert stage.here.primary(volume)
+
+    def noted() -> str:
+        settle(lambda: stage.here.client.info(volume.handle))
+        with stage.here.image(volume) as image:
+            return str(dict(image.metadata_list()).get(".rbd.csi-addons-rbd.schedule"))
+
+    poll(lambda: noted().endswith('"placed": true}'), seconds=60, what="a schedule that is kept")
+    assert stage.here.schedules(volume) == [("1h", "")]
+
+
 def starved(connection: Connection, config: Config) -> None:
     """Run a worker in a process that may have no more threads than it begins with."""
     start = threading.Thread.start

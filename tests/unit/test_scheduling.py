@@ -3,23 +3,40 @@
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, cast
 
 import pytest
+from test_promotion_rules import NOW, status, view
+from test_promotion_rules import PRIMARY as IS_PRIMARY
 
 from csi_addons_rbd.replication import scheduling
-from csi_addons_rbd.replication.calls import Schedule
+from csi_addons_rbd.replication.calls import Health, Schedule
+from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import ClusterUnreachable, DriverError, Exhausted
-from csi_addons_rbd.replication.image import ImageSpec, MirroredImage
-from csi_addons_rbd.replication.notes import ENDED, SCHEDULE
+from csi_addons_rbd.replication.image import Epoch, ImageSpec, MirroredImage, MirrorView, Torn
+from csi_addons_rbd.replication.info import replication_info
+from csi_addons_rbd.replication.notes import (
+    ENDED,
+    SCHEDULE,
+    end_schedule,
+    ended,
+    ended_schedule,
+    synced,
+    wanted_schedule,
+)
+from csi_addons_rbd.replication.observations import Observation
 from csi_addons_rbd.replication.scheduling import Scheduler
 
 if TYPE_CHECKING:
     from csi_addons_rbd.replication.keeper import SnapshotKeeper
 
 SPEC: Final = ImageSpec(cluster="a", pool="b", pool_id=1, namespace="", image="c")
+PRIMARY: Final = replace(
+    view(status("", IS_PRIMARY), status("a", IS_PRIMARY), epoch=Epoch.PRIMARY), primary=True
+)
 FIVE: Final = Schedule(seconds=300, by_driver=False, start_time=None)
 
 
@@ -61,6 +78,96 @@ def test_a_late_removal_is_taken_back(monkeypatch: pytest.MonkeyPatch, failures:
     Scheduler(cast("SnapshotKeeper", None)).drop(cast("MirroredImage", image))
     assert image.restored.wait(5)
     assert image.scheduled == FIVE
+
+
+@dataclass
+class Ending:
+    """A primary whose schedule was to end with a demotion that never happened."""
+
+    noted: str | None
+    seen: MirrorView = PRIMARY
+    spec: ImageSpec = SPEC
+    scheduled: Schedule | None = None
+    leased: bool = False
+    settled: threading.Event = field(default_factory=threading.Event)
+
+    @contextmanager
+    def lease(self, _: Deadline) -> Iterator["Ending"]:
+        """Be the only driver."""
+        self.leased = True
+        yield self
+        self.leased = False
+
+    def view(self) -> MirrorView:
+        """Read the image."""
+        return self.seen
+
+    def notes(self) -> Mapping[str, str]:
+        """Read the note, if there is one."""
+        return {} if self.noted is None else {SCHEDULE: self.noted}
+
+    def note(self, key: str, value: str | None, *, only: str | None = None) -> None:
+        """Write the note."""
+        assert key == SCHEDULE
+        if only in (None, self.noted):
+            assert self.leased or value is None or '"placed": true' in value
+            self.noted = value
+            if not self.leased:
+                self.settled.set()
+
+    def keep_schedule(self, wanted: Schedule | None) -> None:
+        """Change what the manager has."""
+        self.scheduled = wanted
+
+
+def noted(*, placed: bool = True) -> str:
+    """Return the note of a schedule."""
+    return json.dumps({"seconds": 300, "by_driver": False, "start_time": None, "placed": placed})
+
+
+def test_an_end_that_never_came_is_undone() -> None:
+    """The driver was killed before librbd demoted, and only GetVolumeReplicationInfo comes."""
+    image = Ending(noted(), leased=True)
+    end_schedule(cast("MirroredImage", image))
+    image.leased = False
+    assert wanted_schedule(image.notes()) is None
+    seen = replace(PRIMARY, notes=image.notes())
+    told = replication_info(SPEC, seen, Observation(last_sync=synced(seen, NOW)))
+    assert (told.health, told.schedule_in_place) == (Health.DEGRADED, False)
+    Scheduler(cast("SnapshotKeeper", None)).resume(cast("MirroredImage", image), seen)
+    assert image.settled.wait(5)
+    assert (image.scheduled, image.noted) == (FIVE, noted())
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        replace(PRIMARY, primary=False),
+        replace(PRIMARY, torn=Torn.READ_ONLY),
+    ],
+)
+def test_an_end_that_came_stays(seen: MirrorView) -> None:
+    """The image is secondary by now, or about to be: whatever was read before."""
+    image = Ending(ended(noted()), seen=seen, scheduled=FIVE)
+    before = replace(PRIMARY, notes=image.notes())
+    scheduler = Scheduler(cast("SnapshotKeeper", None))
+    scheduler.resume(cast("MirroredImage", image), before)
+    target = scheduler._targets.get(SPEC)
+    assert target is None or target.reached.wait(5)
+    assert image.noted == ended(noted())
+    if not seen.primary:
+        scheduler.resume(cast("MirroredImage", image), replace(seen, notes=image.notes()))
+        assert image.settled.wait(5)
+        assert (image.scheduled, image.noted) == (None, None)
+
+
+@pytest.mark.parametrize("standing", ["ended", "", "{}", "[]", "1", "null", "no JSON"])
+def test_an_end_of_nothing_readable(standing: str) -> None:
+    """A plain end, or what is no schedule, is none to go on with; an end is not ended twice."""
+    again = ended(standing)
+    assert ended_schedule({SCHEDULE: again}) is None
+    assert wanted_schedule({SCHEDULE: again}) is None
+    assert ended(ended(noted())) == ended(noted())
 
 
 @dataclass
