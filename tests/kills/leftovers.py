@@ -64,7 +64,7 @@ def _of_the_image(stage: Stage, act: Act, volume: Volume) -> Iterator[str]:
             for key, value in image.metadata_list()
             if key.startswith(_NOTE)
         }
-    if not act.mirrored and notes.get("schedule") == "ended":
+    if not act.mirrored and "ended" in notes.get("schedule", ""):
         del notes["schedule"]  # stands until the manager has confirmed, or until the next Enable
     if set(notes) - act.notes:
         yield f"notes: {notes}"
