@@ -123,6 +123,12 @@ class Connections:
             return (*(each.address for each in self._open), *self._left_behind)
 
     @property
+    def own(self) -> frozenset[str]:
+        """The addresses of this process's own handles."""
+        with self._lock:
+            return frozenset(each.address for each in self._open)
+
+    @property
     def fenced(self) -> frozenset[str]:
         """The addresses of the clients left behind that can do nothing any more."""
         return self._fenced
@@ -310,8 +316,7 @@ class Connections:
 
     def keep_out(self, place: Place, credentials: Credentials, addresses: Iterable[str]) -> None:
         """Fence clients of other processes: nothing they sent arrives after what this one sends."""
-        with self._lock:
-            own = {each.address for each in self._open}
+        own = self.own
         with (
             self._lend(place, credentials, Purpose.READ) as cluster,
             translating(f"fencing on cluster {place.cluster} whose lease ran out"),

@@ -304,7 +304,7 @@ class LeasedCephImage(CephImage):
 
     def evict(self, holder: Holder) -> None:
         """Fence a client that is dead, then break its lock, as librbd does."""
-        if holder.address in self.connections.clients:
+        if holder.address in self.connections.own:
             raise ImageInUse(f"{self.spec} is locked by {holder}, this driver itself; ask again")
         try:
             if holder.grip is not Grip.FENCED:
