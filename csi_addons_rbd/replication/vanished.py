@@ -49,7 +49,7 @@ def let_go(absent: Absent) -> None:
     if traces or not lives:
         if record.gone:
             image.record_resync(replace(record, gone=0), standing=record)
-        cause = f"there still is {', '.join(traces)}" if traces else _UNHEARD
+        cause = f"there still is {', '.join(traces)}" if traces else _unheard(image.spec)
         raise ImageRecreating(f"{image.spec} was deleted by a resync, and {cause}; ask again")
     now = int(time.time())
     since = record.gone if 0 < record.gone <= now else now
@@ -61,4 +61,13 @@ def let_go(absent: Absent) -> None:
     raise ImageRecreating(
         f"{image.spec} was deleted by a resync, and there has been no trace of it here for "
         f"{now - since} s; after {_GONE} s Disable by force lets go of it; ask again"
+    )
+
+
+def _unheard(spec: ImageSpec) -> str:
+    namespace = f" --namespace {spec.namespace}" if spec.namespace else ""
+    return (
+        f"{_UNHEARD}; if no other image of the pool is mirrored, and the image is gone for good on "
+        f"both sites, remove the record with 'rados --pool {spec.pool}{namespace} rmomapkey "
+        f"rbd_info metadata_csi-addons-rbd/resync/{spec.image}'"
     )
