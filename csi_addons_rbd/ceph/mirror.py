@@ -152,14 +152,6 @@ class CephImage(ReadImage):
             self.sign(cluster)
             replace_record(ioctx, self.spec, text, record)
 
-    def forget_resync(self) -> None:
-        """Remove the resync record from the pool's metadata, also one that cannot be read."""
-        with self._connected(Purpose.WRITE, "removing the resync record of") as (cluster, ioctx):
-            text = read_text(ioctx, self.spec)
-            if text is not None:
-                self.sign(cluster)
-                replace_record(ioctx, self.spec, text, None)
-
     def correct_journal(self, image_id: str) -> None:
         """Set ``csi.imageid`` where ``csi.volname`` stands; never create the object."""
         name = f"csi.volume.{self.uuid}"
@@ -327,6 +319,13 @@ class LeasedCephImage(CephImage):
         """Flag just that image for deletion and a fresh copy."""
         with self._change("requesting a resync of", image_id=image_id, peers=True) as image:
             image.mirror_image_resync()
+
+    def forget_resync(self, standing: str) -> None:
+        """Remove the resync record from the pool's metadata, also one that cannot be read."""
+        with self._connected(Purpose.WRITE, "removing the resync record of") as (cluster, ioctx):
+            if read_text(ioctx, self.spec) == standing:
+                self.sign(cluster)
+                replace_record(ioctx, self.spec, standing, None)
 
     def take_snapshot(self) -> int:
         """Take a mirror snapshot and return its id."""

@@ -20,7 +20,7 @@ from csi_addons_rbd.ceph.rbd_mirroring import (
     read_mirroring,
     read_statuses,
 )
-from csi_addons_rbd.ceph.resync_records import read_record
+from csi_addons_rbd.ceph.resync_records import read_record, read_text
 from csi_addons_rbd.ceph.sightings import Sighting, look
 from csi_addons_rbd.ceph.translate import translating
 from csi_addons_rbd.ceph.views import read_resync_wish, read_view
@@ -108,6 +108,16 @@ class ReadImage:
         """Read the resync record."""
         with self._pool(Purpose.READ, "reading the resync record of") as ioctx:
             return read_record(ioctx, self.spec)
+
+    def resync_text(self) -> str | None:
+        """Read what stands in the place of the resync record, be it one or not."""
+        with self._pool(Purpose.READ, "reading the resync record of") as ioctx:
+            return read_text(ioctx, self.spec)
+
+    def is_trashed(self, image_id: str) -> bool:
+        """Tell whether the trash has an entry of that image."""
+        with self._pool(Purpose.READ, "looking in the trash for") as ioctx:
+            return any(entry["id"] == image_id for entry in rbd.RBD().trash_list(ioctx))
 
     def traces(self, record: ResyncRecord) -> tuple[str, ...]:
         """Name what is left of an image that a resync deleted, or has come of it again."""

@@ -344,12 +344,16 @@ class MirroredImage(Protocol):
         """
         ...
 
-    def forget_resync(self) -> None:
-        """Remove the resync record, whoever wrote it."""
-        ...
-
     def resync_record(self) -> ResyncRecord | None:
         """Read the resync record."""
+        ...
+
+    def resync_text(self) -> str | None:
+        """Read what stands in its place, be it a record or not."""
+        ...
+
+    def is_trashed(self, image_id: str) -> bool:
+        """Tell whether the trash has an entry of that image, which may be there, too."""
         ...
 
     def correct_journal(self, image_id: str) -> None:
@@ -400,6 +404,10 @@ class LeasedImage(MirroredImage, Protocol):
 
     def resync(self, image_id: str) -> None:
         """Flag just that image, whatever bears its name by now, for deletion and a new copy."""
+        ...
+
+    def forget_resync(self, standing: str) -> None:
+        """Remove the resync record, whoever wrote it, if it still is what was read before."""
         ...
 
     def take_snapshot(self) -> int:

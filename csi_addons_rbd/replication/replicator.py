@@ -54,7 +54,7 @@ from csi_addons_rbd.replication.observations import Observation, Observations
 from csi_addons_rbd.replication.operations import Operations
 from csi_addons_rbd.replication.patience import Patience
 from csi_addons_rbd.replication.promote import await_release, promote
-from csi_addons_rbd.replication.resync import Resync
+from csi_addons_rbd.replication.resync import Resync, cannot_happen, forget_resync, is_done, is_over
 from csi_addons_rbd.replication.scheduling import Scheduler
 from csi_addons_rbd.replication.switching import disable, enable, is_left_alone
 from csi_addons_rbd.replication.torn import refuse_torn, torn_info
@@ -167,8 +167,9 @@ class Replicator:
         observation: Observation,
         until: Deadline,
     ) -> None:
+        record = image.resync_text()
         if view.state is MirrorState.DISABLED:
-            _require_no_recreation(image)
+            _require_no_recreation(image, disabling=view, force=call.force)
         standing = wanted_schedule(image.notes())
 
         def clear(leased: MirroredImage) -> None:
@@ -189,7 +190,9 @@ class Replicator:
                     self._scheduler.keep(image, standing.schedule, until)
                 raise
             image.restore_features(until)
-        image.forget_resync()
+            forget_resync(image, record, until, is_void=_is_disabled)
+        else:
+            forget_resync(image, record, until, is_void=is_done)
         observation.last_sync = None
 
     def _promote(
@@ -213,7 +216,7 @@ class Replicator:
             promote(image, view, force=call.force, observation=observation, patience=patience)
             observation.last_sync = agreed(view, image.view(), force=call.force)
         fill_hollow_epoch(image, image.view() if view.torn else view, patience, promoting=True)
-        image.forget_resync()
+        forget_resync(image, image.resync_text(), patience.call, is_void=_is_primary)
         if DEMOTING in view.notes:
             image.note(DEMOTING, None, only=view.notes[DEMOTING])
         if call.force:
@@ -306,14 +309,32 @@ def _require_mirrored(image: MirroredImage, view: MirrorView) -> None:
     raise NotEnabled(f"{image.spec} is not mirrored ({view.state.name.lower()}); enable it")
 
 
-def _require_no_recreation(image: MirroredImage) -> None:
+def _require_no_recreation(
+    image: MirroredImage, *, disabling: MirrorView | None = None, force: bool = False
+) -> None:
     """Tell an image that is not mirrored from one that a resync is about to delete or fill."""
     record = image.resync_record()
-    if record is not None and record.sent and not record.done:
+    if record is None or not record.sent or record.done:
+        return
+    if disabling is None or not cannot_happen(image, record, disabling):
         raise ImageRecreating(
             f"{image.spec} is being deleted and copied anew by rbd-mirror, as a resync asked for; "
             "ask again"
         )
+    if not force:
+        raise ImageRecreating(
+            f"a resync of {image.spec} was asked for, and its mirroring was switched off before "
+            "rbd-mirror deleted it; ask again, or pass the parameter force=true to keep the image "
+            "as it is and to forget the resync"
+        )
+
+
+def _is_disabled(_: MirroredImage, view: MirrorView) -> bool:
+    return view.state is MirrorState.DISABLED
+
+
+def _is_primary(_: MirroredImage, view: MirrorView) -> bool:
+    return view.primary
 
 
 def _resync(
@@ -331,5 +352,5 @@ def _resync(
     ready = resync.run(view)
     if ready:
         image.correct_journal(view.image_id)
-        image.forget_resync()
+        forget_resync(image, image.resync_text(), patience.call, is_void=is_over)
     return Resynced(ready=ready)

@@ -6,6 +6,7 @@ mean that both sides are demoted and nothing is missing here.
 """
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
@@ -13,6 +14,7 @@ from typing import Final
 import structlog
 
 from csi_addons_rbd.replication.calls import ResyncCall
+from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import (
     DriverError,
     ImageChanged,
@@ -35,6 +37,47 @@ from csi_addons_rbd.replication.sync_info import Role, role, sync_report, text
 
 _FRESH: Final = 2
 _log = structlog.get_logger()
+
+
+def forget_resync(
+    image: MirroredImage,
+    text: str | None,
+    until: Deadline,
+    *,
+    is_void: Callable[[MirroredImage, MirrorView], bool],
+) -> None:
+    """Remove the resync record that was read, if the image shows under the lease that it is void.
+
+    Another driver may have asked for another resync since.
+    """
+    if text is None:
+        return
+    with image.lease(until) as leased:
+        if is_void(leased, leased.view()):
+            leased.forget_resync(text)
+
+
+def is_done(image: MirroredImage, _: MirrorView) -> bool:
+    """Tell whether the copy that the resync on record made was seen whole."""
+    record = image.resync_record()
+    return record is not None and record.done
+
+
+def is_over(image: MirroredImage, view: MirrorView) -> bool:
+    """Tell whether the resync on record has no more to do on what is a secondary."""
+    record = image.resync_record()
+    if record is None or view.primary:
+        return False
+    return record.done or not (record.sent or image.resync_requested())
+
+
+def cannot_happen(image: MirroredImage, record: ResyncRecord, view: MirrorView) -> bool:
+    """Tell whether rbd-mirror will neither delete nor fill the image, as it is not mirrored.
+
+    It moves an image to the trash before it takes it out of mirroring.
+    """
+    disabled = view.state is MirrorState.DISABLED and view.image_id == record.image_id
+    return disabled and not image.is_trashed(record.image_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

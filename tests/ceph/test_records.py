@@ -89,6 +89,24 @@ def test_a_record_of_the_wrong_shape_is_named(
         expect(client.disable(volume.handle), "OK" if forgotten else "UNAVAILABLE")
 
 
+def test_a_resync_of_an_image_whose_mirroring_is_off_is_let_go_by_force(
+    stage: Stage, volume: Volume
+) -> None:
+    """Nobody would ever delete or fill it: the refusal names the way out, which works."""
+    spec, client = spec_of(stage, volume), stage.here.client
+    own = stage.here.image_id(volume)
+    with stage.here.site.ioctx() as ioctx:
+        record = ResyncRecord(image_id="another", requested=1, sent=True)
+        replace_record(ioctx, spec, None, record)
+        expect(client.disable(volume.handle, force="true"), "ABORTED", saying=("copied anew",))
+        own_record = replace(record, image_id=own)
+        replace_record(ioctx, spec, read_text(ioctx, spec), own_record)
+        expect(client.disable(volume.handle), "ABORTED", saying=("force=true",))
+        assert read_record(ioctx, spec) == own_record
+        expect(client.disable(volume.handle, force="true"), "OK")
+        assert read_record(ioctx, spec) is None
+
+
 def test_an_image_that_is_gone_for_long_is_let_go(stage: Stage) -> None:
     """Only by force, and only when nothing of it was there for ten minutes."""
     other = stage.mirrored()  # by whose status rbd-mirror is known to be up
