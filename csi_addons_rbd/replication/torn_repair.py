@@ -223,9 +223,11 @@ def torn_obstacle(
     behind = [peer for peer in view.peers if peer not in alive or role(peer) is not Role.FOLLOWING]
     if behind or not alive:
         said = ", ".join(f"{peer.state.name.lower()} ({text(peer)!r})" for peer in behind)
+        demotable = "demote this image, then promote it; or " if view.torn is Torn.DEMOTION else ""
         return (
             "waiting until the peer says that it follows this image; it reads "
-            f"{said or 'nothing yet'}; if that lasts, force the side whose data shall live"
+            f"{said or 'nothing yet'}; if that lasts, {demotable}"
+            "force the side whose data shall live"
         )
     if not all(map(hindsight.confirms, view.statuses)):
         return "waiting for a fresh word of every site"

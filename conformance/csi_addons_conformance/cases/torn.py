@@ -126,26 +126,8 @@ def demotion(stage: Stage) -> None:
 )
 def demotion_promoted(stage: Stage) -> None:
     """Promoted without force, since no peer can have been primary; the peer follows it."""
-    _take_demotion_back(stage, early=False)
-
-
-@case(
-    "torn/demotion-promoted-early",
-    kind=Kind.SAFETY,
-    row="Torn (the demotion is not written to the end) → Promote makes it primary and writable",
-    modes=SNAPSHOT,
-    alone=True,
-    tags=("long",),
-)
-def demotion_promoted_early(stage: Stage) -> None:
-    """The same where not even the image's state was written beside the demotion's snapshot."""
-    _take_demotion_back(stage, early=True)
-
-
-def _take_demotion_back(stage: Stage, *, early: bool) -> None:
-    """Promote an image whose demotion was cut short; write, and see that the peer follows."""
     volume, here = stage.mirrored(), stage.here
-    _cut_demotion_short(stage, volume, early=early)
+    _cut_demotion_short(stage, volume, early=False)
     settle(partial(here.client.promote, volume.handle))
     here.write(volume, b"goes on")
     if stage.mode == "snapshot":
@@ -155,6 +137,29 @@ def _take_demotion_back(stage: Stage, *, early: bool) -> None:
         seconds=_FOLLOWS,
         what="dr2 has what was written",
     )
+
+
+@case(
+    "torn/demotion-promoted-early",
+    kind=Kind.SAFETY,
+    row="Torn (the demotion is not written to the end) → Promote makes it primary under the "
+    "evidence that a promotion of a last primary needs; Demote completes the demotion",
+    modes=SNAPSHOT,
+    alone=True,
+    tags=("long",),
+)
+def demotion_promoted_early(stage: Stage) -> None:
+    """Where not even the image's state stands beside the snapshot, the peer follows no more.
+
+    So nothing tells whether it was primary since. Demoted and promoted, it comes home unforced.
+    """
+    volume, client = stage.mirrored(), stage.here.client
+    _cut_demotion_short(stage, volume, early=True)
+    expect(client.promote(volume.handle), "ABORTED", saying=("demote",))
+    require(not stage.here.primary(volume), "a secondary", "a primary")
+    settle(partial(client.demote, volume.handle))
+    settle(partial(client.promote, volume.handle))
+    stage.here.write(volume, b"goes on")
 
 
 # --- the snapshot limit ------------------------------------------------------------------------
