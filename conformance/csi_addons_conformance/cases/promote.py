@@ -3,10 +3,10 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import rbd
 
@@ -135,16 +135,16 @@ def _demote(site: SiteUnderTest, volume: Volume) -> None:
 def _cut_a_copy(stage: Stage, volume: Volume, begin: Callable[[Volume], None]) -> None:
     """Begin a copy, and kill dr2's rbd-mirror in the middle of it."""
 
-    def half() -> bool:
-        newest = [each["mirror"] for each in stage.there.mirror_snapshots(volume)][-1:]
-        return any(not each["complete"] and each["last_copied_object_number"] for each in newest)
+    def newest() -> Mapping[str, Any]:
+        return stage.there.mirror_snapshots(volume)[-1]
 
+    whole = newest()["id"]
     with ThreadPoolExecutor() as executor:
         begun = executor.submit(begin, volume)
-        poll(half, seconds=60, what="a half made copy", every=0.01)
+        poll(lambda: newest()["id"] != whole, seconds=60, what="a copy has begun", every=0.005)
         stage.there.site.kill("rbd-mirror")
         begun.result()
-    if not half():
+    if newest()["mirror"]["complete"]:
         stage.there.site.start("rbd-mirror")
         raise SkippedError("the whole copy was made before rbd-mirror could be stopped")
 
