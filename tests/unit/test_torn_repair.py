@@ -135,8 +135,9 @@ class Image:
         """Find none."""
         return None
 
-    def forget_resync(self) -> None:
+    def resync_text(self) -> str | None:
         """Find none."""
+        return None
 
     def restore_features(self, until: Deadline) -> None:
         """Find none to switch off."""
