@@ -13,6 +13,7 @@ from typing import Final
 import rados
 
 from csi_addons_rbd.ceph.metadata import replace_metadata
+from csi_addons_rbd.ceph.rbd_header import header_object
 
 _PREFIX: Final = ".rbd.csi-addons-rbd."
 
@@ -34,4 +35,4 @@ def replace_note(
     Raises:
         ImageChanged: another driver was quicker.
     """
-    replace_metadata(ioctx, f"rbd_header.{image_id}", _PREFIX + key, standing or "", value)
+    replace_metadata(ioctx, header_object(image_id), _PREFIX + key, standing or "", value)

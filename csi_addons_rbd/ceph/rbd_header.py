@@ -179,7 +179,3 @@ def decode_snapshot(value: bytes) -> MirrorSnapshot | None:
             copied=namespace.number("Q"),
             orphan=epoch is Epoch.NON_PRIMARY and not primary,
         )
-
-
-def _object(image_id: str) -> str:
-    return f"rbd_header.{image_id}"

@@ -25,6 +25,8 @@ _GAP: Final = 1200
 pause that a controller makes between two calls (1000 s)."""
 _BLIND: Final = 60
 """Seconds unobserved up to which they count for what might have been different meanwhile."""
+SILENCE: Final = 60
+"""Seconds for which a peer must be down where only it can tell whether it has newer data."""
 LOOKED: Final = 5
 """Seconds for which the call itself must have seen a lasting condition: one look is none."""
 _MOST: Final = 20_000

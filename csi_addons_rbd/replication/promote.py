@@ -31,7 +31,7 @@ from csi_addons_rbd.replication.image import (
     SiteStatus,
 )
 from csi_addons_rbd.replication.notes import note_readers
-from csi_addons_rbd.replication.observations import LOOKED, Observation
+from csi_addons_rbd.replication.observations import LOOKED, SILENCE, Observation
 from csi_addons_rbd.replication.patience import POLL, Hindsight, Patience
 from csi_addons_rbd.replication.sync_info import Role, role, sync_report, text
 from csi_addons_rbd.replication.torn import require_room_to_promote
@@ -39,8 +39,6 @@ from csi_addons_rbd.replication.torn import require_room_to_promote
 _HOLDING: Final = (SiteState.STARTING_REPLAY, SiteState.REPLAYING, SiteState.STOPPING_REPLAY)
 _STANDSTILL: Final = 60
 _UNDECIDED: Final = 90
-_SILENCE: Final = 60
-"""Seconds for which a peer must be down where only it can tell whether it has newer data."""
 _JOINING: Final = 10
 """Seconds for which a live peer is given time to read this image's journal from the start."""
 _RESTART: Final = 5
@@ -350,7 +348,7 @@ def last_primary_obstacle(
     """
     silent = not any(observation.alive(peer, view) for peer in view.peers)
     lasted = observation.silent_for(view, hindsight)
-    if not observation.may_speak(view) and lasted >= _SILENCE:
+    if not observation.may_speak(view) and lasted >= SILENCE:
         raise PeerUnreachable(
             f"{spec} was demoted here last, and for {lasted:.0f} s no peer has been up to tell "
             "whether it was primary since; force if that site is lost"

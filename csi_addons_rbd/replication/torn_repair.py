@@ -2,7 +2,6 @@
 """Brings a torn image to one of the two sides; how it is told from others: ``torn``."""
 
 import time
-from typing import Final
 
 import structlog
 
@@ -23,7 +22,7 @@ from csi_addons_rbd.replication.image import (
     MirrorView,
     Torn,
 )
-from csi_addons_rbd.replication.observations import Observation
+from csi_addons_rbd.replication.observations import SILENCE, Observation
 from csi_addons_rbd.replication.patience import POLL, Hindsight, Patience
 from csi_addons_rbd.replication.sync_info import Role, role, text
 from csi_addons_rbd.replication.torn import (
@@ -33,8 +32,6 @@ from csi_addons_rbd.replication.torn import (
     words,
 )
 
-_SILENCE: Final = 60
-"""Seconds for which a peer must be down where only it can tell whether it has newer data."""
 _log = structlog.get_logger()
 
 
@@ -207,7 +204,7 @@ def torn_obstacle(
             f"({text(primary[0])!r}); demote this image, or force if that site is lost"
         )
     lasted = observation.silent_for(view, hindsight)
-    if not observation.may_speak(view) and lasted >= _SILENCE:
+    if not observation.may_speak(view) and lasted >= SILENCE:
         raise PeerUnreachable(
             f"{spec} is torn, and for {lasted:.0f} s no peer has been up to tell whether it was "
             "primary since; force if that site is lost"

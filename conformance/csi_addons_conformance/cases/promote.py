@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from signal import SIGCONT, SIGSTOP
 from typing import Any, TypeVar
 
 import rbd
@@ -30,6 +31,8 @@ _OBJECT = 4 << 20
 _SPARSE = 100 * _OBJECT
 """Bytes of a volume with many objects, and little in each."""
 _MARK = 256 << 10
+_MOMENT = 0.05
+"""Seconds in which no copy of such a volume is made."""
 _BIG = 384 << 20
 """Bytes of a volume whose first copy takes long enough to be interrupted."""
 
@@ -119,8 +122,8 @@ def forced_half_copied(stage: Stage) -> None:
         stage.await_copy(volume)
         poll(partial(_holds, stage.there, volume, b"1"), seconds=60, what="a whole copy")
         _mark_blocks(stage.here, volume, b"2" * _MARK)
-        _cut_a_copy(stage, volume, cut)
         try:
+            _cut_a_copy(stage, volume, cut)
             settle(partial(stage.there.client.promote, volume.handle, force=True))
             found = _blocks(stage.there, volume)
         finally:
@@ -138,14 +141,22 @@ def _cut_a_copy(stage: Stage, volume: Volume, begin: Callable[[Volume], None]) -
     def newest() -> Mapping[str, Any]:
         return stage.there.mirror_snapshots(volume)[-1]
 
-    whole = newest()["id"]
-    with ThreadPoolExecutor() as executor:
-        begun = executor.submit(begin, volume)
-        poll(lambda: newest()["id"] != whole, seconds=60, what="a copy has begun", every=0.005)
-        stage.there.site.kill("rbd-mirror")
-        begun.result()
+    whole, site = newest()["id"], stage.there.site
+
+    def begun() -> bool:
+        """Let rbd-mirror run for a moment, and look while it stands still."""
+        site.signal("rbd-mirror", SIGCONT)
+        time.sleep(_MOMENT)
+        site.signal("rbd-mirror", SIGSTOP)
+        return bool(newest()["id"] != whole)
+
+    site.signal("rbd-mirror", SIGSTOP)
+    try:
+        begin(volume)
+        poll(begun, seconds=60, what="a copy has begun", every=0)
+    finally:
+        site.kill("rbd-mirror")
     if newest()["mirror"]["complete"]:
-        stage.there.site.start("rbd-mirror")
         raise SkippedError("the whole copy was made before rbd-mirror could be stopped")
 
 
