@@ -18,7 +18,7 @@ import rbd
 
 from csi_addons_rbd.ceph.encoding import Encoded, client_name, decoding, structure, text
 from csi_addons_rbd.ceph.rbd_header import header_object, read_header, read_image_id
-from csi_addons_rbd.ceph.rbd_mirroring import read_mirroring, read_origins
+from csi_addons_rbd.ceph.rbd_mirroring import read_instances, read_mirroring, read_origins
 from csi_addons_rbd.replication.image import Grip, Holder
 
 _TAG: Final = "internal"
@@ -122,7 +122,8 @@ def _mirror_daemons(ioctx: rados.Ioctx, image: rbd.Image, image_id: str) -> froz
     if mirroring is None:
         return frozenset()
     own = _mirror_daemon(image)
-    return read_origins(ioctx, mirroring.global_id) | ({own} if own else set())
+    origins = read_origins(ioctx, mirroring.global_id) | ({own} if own else set())
+    return origins | read_instances(ioctx)
 
 
 def _mirror_daemon(image: rbd.Image) -> str | None:

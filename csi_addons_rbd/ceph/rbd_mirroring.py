@@ -18,6 +18,7 @@ from csi_addons_rbd.replication.calls import MirroringMode
 from csi_addons_rbd.replication.image import MirrorState, SiteState, SiteStatus
 
 _OBJECT: Final = "rbd_mirroring"
+_LEADER: Final = "rbd_mirror_leader"
 MODES: Final = {
     MirroringMode.JOURNAL: rbd.RBD_MIRROR_IMAGE_MODE_JOURNAL,
     MirroringMode.SNAPSHOT: rbd.RBD_MIRROR_IMAGE_MODE_SNAPSHOT,
@@ -70,6 +71,25 @@ def read_mirrored_image(ioctx: rados.Ioctx, global_id: str) -> str | None:
         return None
     with decoding(f"the image of mirroring {global_id}"):
         return Encoded(data).text()
+
+
+def read_instances(ioctx: rados.Ioctx) -> frozenset[str]:
+    """Read which clients this site's rbd-mirror daemons are, such as ``client.4100``.
+
+    One takes the lock of an image that was just demoted before it writes its first status of it.
+    They stand in the pool's default namespace; where the key may not look there, none is known.
+    """
+    namespace = ioctx.get_namespace()
+    ioctx.set_namespace("")
+    try:
+        _, data = ioctx.execute(_LEADER, "rbd", "mirror_instances_list", b"", _LENGTH)
+    except (rados.ObjectNotFound, rados.PermissionError):
+        return frozenset()
+    finally:
+        ioctx.set_namespace(namespace)
+    with decoding("the instances of rbd-mirror"):
+        instances = Encoded(data)
+        return frozenset(f"client.{instances.text()}" for _ in range(instances.number()))
 
 
 def read_statuses(ioctx: rados.Ioctx, global_id: str) -> Statuses:

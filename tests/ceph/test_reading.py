@@ -22,7 +22,7 @@ from csi_addons_rbd.ceph.rbd_header import (
     read_header,
     read_image_id,
 )
-from csi_addons_rbd.ceph.rbd_mirroring import MODES
+from csi_addons_rbd.ceph.rbd_mirroring import MODES, read_instances
 from csi_addons_rbd.ceph.sightings import Sighting, look, look_again
 from csi_addons_rbd.ceph.views import read_view
 from csi_addons_rbd.replication.calls import MirroringMode
@@ -157,6 +157,17 @@ def test_looking_again_finds_the_same_way_or_none(stage: Stage) -> None:
         assert again(second) is not None
         ioctx.remove_object(f"rbd_header.{second.image_id}")
         assert again(second) is None
+
+
+@pytest.mark.parametrize("namespace", ["", "tenant"])
+def test_rbd_mirror_is_known_before_it_speaks(stage: Stage, namespace: str) -> None:
+    """By what it is registered as: it may lock an image before its first status of it."""
+    volume = stage.mirrored()
+    with stage.there.image(volume) as image:
+        following = f"client.{image.mirror_image_get_instance_id()}"
+    with stage.there.site.ioctx(namespace) as ioctx:
+        assert following in read_instances(ioctx)
+        assert ioctx.get_namespace() == namespace
 
 
 def test_the_same_mirror_snapshots_as_librbd_lists(stage: Stage) -> None:
