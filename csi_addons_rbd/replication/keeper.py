@@ -36,7 +36,8 @@ _WAITING: Final = 1.0
 """Seconds between two looks at a peer that still lacks the newest snapshot, at first."""
 _AGAIN: Final = 10.0
 """Seconds until the next attempt after a failure."""
-_HOPELESS: Final = (NotFound, PermissionDenied, Unauthenticated)
+_REFUSED: Final = (PermissionDenied, Unauthenticated)
+_HOPELESS: Final = (NotFound, *_REFUSED)
 """After these only another call, with other credentials, can go on."""
 _GONE: Final = 2
 """Looks in a row that find no image, after which it is gone: an operation may lose a race once."""
@@ -48,8 +49,11 @@ class _Kept:
     """One image, and how old its newest snapshot is by this process's clock."""
 
     image: MirroredImage
+    """With the credentials of the newest call, which may be those of a user that only reads."""
     interval: int
     """Seconds, as of the newest call or note."""
+    proven: MirroredImage | None = None
+    """With the credentials that took a snapshot last; they go first for as long as they work."""
     due: float = 0.0
     """When its turn comes, by the monotonic clock; turns planned for other moments are void.
     While one is taken it comes never."""
@@ -99,7 +103,7 @@ class SnapshotKeeper:
         self._threads: ThreadPoolExecutor | None = None
 
     def keep(self, image: MirroredImage, interval: int) -> None:
-        """Look after an image from now on, with the credentials that it brings."""
+        """Look after an image from now on, if need be with the credentials that it brings."""
         with self._changed:
             kept = self._kept.setdefault(image.spec, _Kept(image, 0))
             kept.image, kept.renewed = image, True
@@ -161,8 +165,11 @@ class SnapshotKeeper:
 
     def _attempt(self, kept: _Kept) -> float | None:
         try:
-            again = self._look(kept)
+            again = self._look(kept, kept.proven or kept.image)
         except DriverError as exc:
+            if isinstance(exc, _REFUSED) and kept.proven is not None:
+                kept.proven = None
+                return 0
             kept.missing = kept.missing + 1 if isinstance(exc, ImageVanished) else 0
             ends = isinstance(exc, _HOPELESS) or kept.missing >= _GONE
             _log.warning(
@@ -178,9 +185,8 @@ class SnapshotKeeper:
         kept.missing = 0
         return again
 
-    def _look(self, kept: _Kept) -> float | None:
+    def _look(self, kept: _Kept, image: MirroredImage) -> float | None:
         """Take a snapshot if it is time; return the seconds until the next look, if any."""
-        image = kept.image
         wanted, view = wanted_schedule(image.notes()), image.view()
         if wanted is None or not wanted.schedule.by_driver or not _takes_snapshots(view):
             return None
@@ -199,6 +205,7 @@ class SnapshotKeeper:
             if leased.view().history.mark != view.history.mark:
                 return _WAITING
             kept.taken(leased.take_snapshot())
+        kept.proven = image
         note_last_sync(image, view, observation)
         return kept.interval
 

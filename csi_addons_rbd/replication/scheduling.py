@@ -46,6 +46,9 @@ class _Target:
     reached: threading.Event = field(default_factory=threading.Event)
     refused: PermissionDenied | None = None
     """Set when the caps do not allow it: no other attempt will, either."""
+    spare: MirroredImage | None = None
+    """The image once more, with what another call brought: the newest key and monitors, or those
+    of a user that may only read."""
     touched: bool = False
     """Whether the manager may have it: an attempt that failed may have been carried out."""
 
@@ -118,7 +121,7 @@ class Scheduler:
         with self._changed:
             running = self._targets.get(image.spec)
             if running is not None and running.schedule == schedule:
-                running.image = image  # whose key and monitors are the newest
+                running.spare = image
                 return running
             target = self._targets[image.spec] = _Target(image, schedule)
             if running is None:
@@ -186,8 +189,13 @@ def _attempt(target: _Target) -> bool:
         _bring_in_line(target)
     except DriverError as exc:
         _log.warning("schedule not in line", image=image.spec.path, error=exc.message)
-        target.refused = exc if isinstance(exc, PermissionDenied) else None
-        return target.refused is not None or _gives_up(target)
+        if target.spare is not None:
+            again = None if isinstance(exc, PermissionDenied) else image
+            target.image, target.spare = target.spare, again
+        elif isinstance(exc, PermissionDenied):
+            target.refused = exc
+            return True
+        return _gives_up(target)
     except Exception:  # noqa: BLE001 - or nobody would go after this image's schedule again
         _log.exception("a fault of the driver", image=image.spec.path)
         return _gives_up(target)

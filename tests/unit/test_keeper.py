@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """How old the newest mirror snapshot is, whatever the clocks say; and that turns are taken."""
 
+import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final, cast
 
@@ -11,9 +13,17 @@ import pytest
 from test_promotion_rules import PRIMARY, SPEC, status, view
 
 from csi_addons_rbd.replication import keeper
-from csi_addons_rbd.replication.errors import Exhausted, NotFound
+from csi_addons_rbd.replication.deadline import Deadline
+from csi_addons_rbd.replication.errors import (
+    DriverError,
+    Exhausted,
+    NotFound,
+    PermissionDenied,
+    Unauthenticated,
+)
 from csi_addons_rbd.replication.image import Epoch, ImageSpec, MirroredImage, MirrorView
 from csi_addons_rbd.replication.keeper import SnapshotKeeper, _Kept
+from csi_addons_rbd.replication.notes import SCHEDULE
 from csi_addons_rbd.replication.observations import Observations
 
 
@@ -99,6 +109,68 @@ def test_a_turn_for_which_no_thread_can_start_comes_again(
         snapshots.keep(cast("MirroredImage", image), 30)
         assert refused.wait(5)
     assert image.looked_at.wait(5)
+
+
+@dataclass
+class Reading:
+    """An image as a user opens it who may read it, and no more; or whose key was changed."""
+
+    refusal: DriverError
+    spec: ImageSpec = SPEC
+    asked: int = 0
+
+    def notes(self) -> Mapping[str, str]:
+        """Read the schedule."""
+        self.asked += 1
+        raise self.refusal
+
+
+@dataclass
+class Writing:
+    """The same image as its owner opens it."""
+
+    spec: ImageSpec = SPEC
+    taken: int = 0
+
+    def notes(self) -> Mapping[str, str]:
+        """Read the schedule."""
+        note = {"seconds": 10, "by_driver": True, "start_time": None, "placed": True}
+        return {SCHEDULE: json.dumps(note)}
+
+    def view(self) -> MirrorView:
+        """Read the image, whose newest snapshot every peer has."""
+        primary = replace(view(status("", PRIMARY), epoch=Epoch.PRIMARY), primary=True)
+        return replace(primary, history=replace(primary.history, mark=self.taken, newest_at=0))
+
+    @contextmanager
+    def lease(self, _: Deadline) -> Iterator["Writing"]:
+        """Be the only driver."""
+        yield self
+
+    def take_snapshot(self) -> int:
+        """Take one."""
+        self.taken += 1
+        return self.taken
+
+
+@pytest.mark.parametrize("refusal", [PermissionDenied("to read only"), Unauthenticated("old key")])
+def test_a_schedule_outlives_the_credentials_of_others(refusal: DriverError) -> None:
+    """Who may only read the image asks for its state: snapshots go on with the owner's rights.
+
+    And where those are refused, as after a change of the key, with what the newest call brought.
+    """
+    snapshots, owner, reader = SnapshotKeeper(Observations(30)), Writing(), Reading(refusal)
+    kept = _Kept(cast("MirroredImage", owner), 10)
+    assert snapshots._attempt(kept) == 10
+    kept.image = cast("MirroredImage", reader)
+    kept.since = 0
+    assert (snapshots._attempt(kept), owner.taken, reader.asked) == (10, 2, 0)
+    kept.image, kept.proven = cast("MirroredImage", owner), cast("MirroredImage", reader)
+    assert snapshots._attempt(kept) == 0
+    kept.since = 0
+    assert (snapshots._attempt(kept), owner.taken, reader.asked) == (10, 3, 1)
+    kept.image, kept.proven = cast("MirroredImage", reader), None
+    assert snapshots._attempt(kept) is None
 
 
 def _refuse(_: threading.Thread) -> None:

@@ -15,7 +15,13 @@ from test_promotion_rules import PRIMARY as IS_PRIMARY
 from csi_addons_rbd.replication import scheduling
 from csi_addons_rbd.replication.calls import Health, Schedule
 from csi_addons_rbd.replication.deadline import Deadline
-from csi_addons_rbd.replication.errors import ClusterUnreachable, DriverError, Exhausted
+from csi_addons_rbd.replication.errors import (
+    ClusterUnreachable,
+    DriverError,
+    Exhausted,
+    ManagerUnavailable,
+    PermissionDenied,
+)
 from csi_addons_rbd.replication.image import Epoch, ImageSpec, MirroredImage, MirrorView, Torn
 from csi_addons_rbd.replication.info import replication_info
 from csi_addons_rbd.replication.notes import (
@@ -168,6 +174,45 @@ def test_an_end_of_nothing_readable(standing: str) -> None:
     assert ended_schedule({SCHEDULE: again}) is None
     assert wanted_schedule({SCHEDULE: again}) is None
     assert ended(ended(noted())) == ended(noted())
+
+
+@dataclass
+class Denying(Ending):
+    """The same image, opened by a user that may only read; which a test sees."""
+
+    denied: threading.Event = field(default_factory=threading.Event)
+
+    def keep_schedule(self, wanted: Schedule | None) -> None:
+        """Refuse, as the manager does."""
+        self.denied.set()
+        raise PermissionDenied(f"mgr: {wanted}")
+
+
+def test_a_schedule_in_the_making_outlives_the_credentials_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Somebody who may only read asks for the image's state while the manager is away."""
+    monkeypatch.setattr(scheduling, "_RETRY", 0.05)
+    away, back = threading.Event(), threading.Event()
+    owner, reader = Ending(noted(placed=False)), Denying(noted(placed=False))
+
+    def keep_schedule(wanted: Schedule | None) -> None:
+        if not away.is_set():
+            away.set()
+            assert back.wait(5)
+            raise ManagerUnavailable("away")
+        owner.scheduled = wanted
+
+    monkeypatch.setattr(owner, "keep_schedule", keep_schedule)
+    scheduler = Scheduler(cast("SnapshotKeeper", None))
+    seen = replace(PRIMARY, notes=owner.notes())
+    scheduler.resume(cast("MirroredImage", owner), seen)
+    assert away.wait(5)
+    scheduler.resume(cast("MirroredImage", reader), seen)
+    back.set()
+    assert owner.settled.wait(5)
+    assert reader.denied.is_set()
+    assert owner.scheduled == FIVE
 
 
 @dataclass
