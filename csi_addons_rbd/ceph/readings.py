@@ -21,10 +21,11 @@ from csi_addons_rbd.ceph.rbd_mirroring import (
     read_statuses,
 )
 from csi_addons_rbd.ceph.resync_records import read_record, read_text
+from csi_addons_rbd.ceph.schedules import is_recorded
 from csi_addons_rbd.ceph.sightings import Sighting, look
 from csi_addons_rbd.ceph.translate import translating
 from csi_addons_rbd.ceph.views import read_resync_wish, read_view
-from csi_addons_rbd.replication.calls import Credentials, Place
+from csi_addons_rbd.replication.calls import Credentials, Place, Schedule
 from csi_addons_rbd.replication.image import (
     Holder,
     ImageSpec,
@@ -103,6 +104,11 @@ class ReadImage:
         with self._pool(Purpose.READ, "reading the notes on") as ioctx:
             image_id = read_image_id(ioctx, self.spec.image)
             return {} if image_id is None else notes_among(read_header(ioctx, image_id).metadata)
+
+    def schedule_stands(self, image_id: str, schedule: Schedule) -> bool:
+        """Tell whether the manager keeps this schedule of the image."""
+        with self._pool(Purpose.READ, "reading the manager's schedule of") as ioctx:
+            return is_recorded(ioctx, self.spec, image_id, schedule)
 
     def resync_record(self) -> ResyncRecord | None:
         """Read the resync record."""

@@ -19,6 +19,10 @@ from csi_addons_rbd.replication.errors import ManagerUnavailable, PermissionDeni
 from csi_addons_rbd.replication.image import ImageSpec
 
 _PREFIX: Final = "rbd mirror snapshot schedule"
+_RECORD: Final = "rbd_mirror_snapshot_schedule"
+"""The object, in the pool's default namespace, in which the manager keeps what it was asked for."""
+_UNREADABLE: Final = (KeyError, TypeError, ValueError, AttributeError)
+"""What reading an entry of that record may raise that is of another form."""
 _SECONDS: Final = {"m": 60, "h": 60 * 60, "d": 24 * 60 * 60}
 
 
@@ -39,6 +43,31 @@ def keep_schedule(cluster: rados.Rados, spec: ImageSpec, wanted: Schedule | None
         if wanted is None or not _same(item, wanted):
             with step("removing from the schedule of"):
                 _command(cluster, spec, "remove", item)
+
+
+def is_recorded(ioctx: rados.Ioctx, spec: ImageSpec, image_id: str, wanted: Schedule) -> bool:
+    """Tell whether this schedule of the image's own stands in the manager's record.
+
+    Read from the pool, it costs one operation and waits for no manager. Where that cannot be read
+    the answer is yes: the next call that asks the manager finds out.
+    """
+    ioctx.set_namespace("")
+    try:
+        with rados.ReadOpCtx() as operation:
+            key = f"{spec.pool_id}/{spec.namespace}/{image_id}"
+            entries, _ = ioctx.get_omap_vals_by_keys(operation, (key,))
+            ioctx.operate_read_op(operation, _RECORD)
+            texts = [value for _, value in entries]
+    except rados.ObjectNotFound:
+        return False
+    except rados.PermissionError:
+        return True
+    if not texts:
+        return False
+    try:
+        return any(_same(item, wanted) for item in json.loads(texts[0]))
+    except _UNREADABLE:
+        return True
 
 
 def _list(cluster: rados.Rados, spec: ImageSpec) -> list[dict[str, str]]:

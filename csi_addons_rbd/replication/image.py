@@ -332,6 +332,10 @@ class MirroredImage(Protocol):
         """
         ...
 
+    def schedule_stands(self, image_id: str, schedule: Schedule) -> bool:
+        """Tell whether the manager keeps this schedule; true where that cannot be read."""
+        ...
+
     def keep_schedule(self, wanted: Schedule | None) -> None:
         """Leave exactly the wanted snapshot schedule on the image itself, or none."""
         ...

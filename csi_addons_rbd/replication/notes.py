@@ -139,13 +139,19 @@ def _wanted(values: Mapping[str, Any]) -> Wanted | None:
 
 def note_schedule(image: MirroredImage, wanted: Wanted, *, only: str | None = None) -> None:
     """Write down the schedule that was asked for; see ``MirroredImage.note``."""
-    values = {
-        "seconds": wanted.schedule.seconds,
-        "by_driver": wanted.schedule.by_driver,
-        "start_time": wanted.schedule.start_time,
-        "placed": wanted.placed,
-    }
-    image.note(SCHEDULE, json.dumps(values), only=only)
+    image.note(SCHEDULE, schedule_note(wanted), only=only)
+
+
+def schedule_note(wanted: Wanted) -> str:
+    """Return the note of a schedule."""
+    return json.dumps(
+        {
+            "seconds": wanted.schedule.seconds,
+            "by_driver": wanted.schedule.by_driver,
+            "start_time": wanted.schedule.start_time,
+            "placed": wanted.placed,
+        }
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,7 +55,7 @@ from csi_addons_rbd.replication.operations import Operations
 from csi_addons_rbd.replication.patience import Patience
 from csi_addons_rbd.replication.promote import await_release, promote
 from csi_addons_rbd.replication.resync import Resync, cannot_happen, forget_resync, is_done, is_over
-from csi_addons_rbd.replication.scheduling import Scheduler
+from csi_addons_rbd.replication.scheduling import Scheduler, as_kept
 from csi_addons_rbd.replication.switching import disable, enable, is_left_alone
 from csi_addons_rbd.replication.torn import refuse_torn, torn_info
 from csi_addons_rbd.replication.torn_repair import (
@@ -262,6 +262,7 @@ class Replicator:
                 return torn
             view = image.view()
         if not self._operations.busy(image.spec):  # which may be about to end the schedule
+            view = as_kept(image, view)
             self._scheduler.resume(image, view)
         return replication_info(image.spec, view, observation)
 

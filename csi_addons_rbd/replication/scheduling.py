@@ -25,6 +25,7 @@ from csi_addons_rbd.replication.notes import (
     Wanted,
     ended_schedule,
     note_schedule,
+    schedule_note,
     wanted_schedule,
 )
 
@@ -176,6 +177,21 @@ class Scheduler:
                 self._changed.wait(wait)
             self._threads -= 1
             return None
+
+
+def as_kept(image: MirroredImage, view: MirrorView) -> MirrorView:
+    """Return the reading of a primary with its schedule as the manager has it, whatever is noted.
+
+    A driver that froze in the middle of a removal carries it out when it thaws, and may be killed
+    before it can see that another one has put the schedule back; or somebody removed it by hand.
+    """
+    wanted = wanted_schedule(view.notes)
+    if not view.primary or wanted is None or not wanted.placed or wanted.schedule.by_driver:
+        return view
+    if image.schedule_stands(view.image_id, wanted.schedule):
+        return view
+    note = schedule_note(replace(wanted, placed=False))
+    return replace(view, notes={**view.notes, SCHEDULE: note})
 
 
 def _attempt(target: _Target) -> bool:

@@ -53,9 +53,16 @@ def _of_the_image(stage: Stage, act: Act, volume: Volume) -> Iterator[str]:
     if act.mirrored and here.mode(volume) != stage.mode:
         yield f"mode: {here.mode(volume)}"
     wanted = act.schedules if stage.mode == "snapshot" else ()
+
+    def stand() -> bool:
+        if act.primary:
+            here.client.info(volume.handle)  # as the controller does
+        return _schedules(stage, volume) == wanted
+
     with suppress(UnmetError):  # one that is on its way may arrive a moment after the answer
-        # a thawed driver that undid another one's tries again every 5 s
-        poll(lambda: _schedules(stage, volume) == wanted, seconds=30, what="the schedules")
+        # a thawed driver that undid another one's tries again every 5 s; what it ends in the
+        # middle of that, the next look puts back
+        poll(stand, seconds=30, what="the schedules")
     if _schedules(stage, volume) != wanted:
         yield f"schedules: {_schedules(stage, volume)}"
     with here.image(volume) as image:

@@ -34,7 +34,7 @@ from csi_addons_rbd.replication.notes import (
     wanted_schedule,
 )
 from csi_addons_rbd.replication.observations import Observation
-from csi_addons_rbd.replication.scheduling import Scheduler
+from csi_addons_rbd.replication.scheduling import Scheduler, as_kept
 
 if TYPE_CHECKING:
     from csi_addons_rbd.replication.keeper import SnapshotKeeper
@@ -121,6 +121,11 @@ class Ending:
             if not self.leased:
                 self.settled.set()
 
+    def schedule_stands(self, image_id: str, schedule: Schedule) -> bool:
+        """Read the manager's record."""
+        assert image_id == self.seen.image_id
+        return self.scheduled == schedule
+
     def keep_schedule(self, wanted: Schedule | None) -> None:
         """Change what the manager has."""
         self.scheduled = wanted
@@ -143,6 +148,22 @@ def test_an_end_that_never_came_is_undone() -> None:
     Scheduler(cast("SnapshotKeeper", None)).resume(cast("MirroredImage", image), seen)
     assert image.settled.wait(5)
     assert (image.scheduled, image.noted) == (FIVE, noted())
+
+
+@pytest.mark.parametrize("stands", [True, False])
+@pytest.mark.parametrize("primary", [True, False])
+def test_what_the_manager_has_counts_and_not_the_note(*, stands: bool, primary: bool) -> None:
+    """The schedule of a primary that the manager lost is put back with the next call."""
+    image = Ending(noted(), scheduled=FIVE if stands else None)
+    seen = as_kept(
+        cast("MirroredImage", image), replace(PRIMARY, primary=primary, notes=image.notes())
+    )
+    wanted = wanted_schedule(seen.notes)
+    assert wanted is not None
+    assert (wanted.schedule, wanted.placed) == (FIVE, stands or not primary)
+    Scheduler(cast("SnapshotKeeper", None)).resume(cast("MirroredImage", image), seen)
+    assert image.settled.wait(5 if primary and not stands else 0) == (primary and not stands)
+    assert (image.scheduled, image.noted) == (FIVE if stands or primary else None, noted())
 
 
 @pytest.mark.parametrize(

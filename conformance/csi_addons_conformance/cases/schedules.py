@@ -142,6 +142,38 @@ def manager_away(stage: Stage) -> None:
 
 
 @case(
+    "schedules/lost",
+    kind=Kind.CONTRACT,
+    row="GetVolumeReplicationInfo: DEGRADED when the schedule is not in place; it converges from "
+    "the next call of any kind",
+    modes=SNAPSHOT,
+)
+def lost(stage: Stage) -> None:
+    """Removed past the driver, as by hand: info says so once, and it stands again."""
+    volume = stage.mirrored(schedulingInterval="1h")
+    _require_schedule(stage, volume, "1h")
+    stage.here.site.rbd(
+        *("mirror", "snapshot", "schedule", "remove", "--pool", stage.here.site.pool),
+        *("--image", volume.image),
+    )
+    require(not stage.here.schedules(volume), "none", stage.here.schedules(volume))
+
+    def told() -> bool:  # an answer may be up to 2 s old
+        info = stage.here.client.info(volume.handle)
+        expect(info, "OK")
+        return "schedule" in info.response.status_message and (
+            info.response.status == info.response.DEGRADED
+        )
+
+    poll(told, seconds=10, what="DEGRADED, and why", every=0.2)
+    poll(
+        lambda: [interval for interval, _ in stage.here.schedules(volume)] == ["1h"],
+        seconds=30,
+        what="the schedule asked for stands again",
+    )
+
+
+@case(
     "schedules/units",
     kind=Kind.CONTRACT,
     row="schedulingInterval (whole number and s, m, h or d), schedulingStartTime (ISO 8601)",
