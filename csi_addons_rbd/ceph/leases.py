@@ -94,7 +94,7 @@ class CephLease:
             # where this fails the lease is left to run out: given back, the names would go with it
             self._fence_others(fence)
         except BaseException:
-            self._over.set()
+            self._stop(renewing)
             raise
         try:
             yield
@@ -182,10 +182,14 @@ class CephLease:
             with suppress(rados.Error):
                 self._claim(_RENEW)
 
-    def _end(self, renewing: threading.Thread) -> bool:
-        """Give the lease back, and the object with it, unless it was lost before."""
+    def _stop(self, renewing: threading.Thread) -> None:
+        """Renew it no more, and wait for who does: the caller closes what both of them use."""
         self._over.set()
         renewing.join()
+
+    def _end(self, renewing: threading.Thread) -> bool:
+        """Give the lease back, and the object with it, unless it was lost before."""
+        self._stop(renewing)
         try:
             with step("giving the lease back"), rados.WriteOpCtx() as operation:
                 self._lock(operation, _RENEW)

@@ -2,6 +2,7 @@
 """Two drivers on one cluster: one at a time changes an image, and a dead one delays nobody long."""
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,10 @@ from csi_addons_conformance.client import Answer, Client
 from csi_addons_conformance.driver_process import DriverProcess
 from csi_addons_conformance.stage import Stage
 
+from csi_addons_rbd.ceph import leases
+from csi_addons_rbd.ceph.limits import in_background
+from csi_addons_rbd.replication.deadline import Deadline
+from csi_addons_rbd.replication.errors import LeaseHeld
 from lab import Volume
 from tests.driver_insides import operations
 from tests.kills.lanes import Lane, lanes
@@ -50,6 +55,29 @@ def test_a_lease_of_another_driver_is_respected_until_it_runs_out(
         assert not stage.here.mirrored(volume)
         with pytest.raises(rados.ObjectNotFound):
             ioctx.stat(name)
+
+
+def test_nobody_renews_a_lease_that_was_never_had(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever renews uses the caller's handle, which is closed then: librados would crash."""
+    started: list[threading.Thread] = []
+
+    def start(work: Callable[[], None]) -> threading.Thread:
+        started.append(in_background(work))
+        return started[-1]
+
+    monkeypatch.setattr(leases, "in_background", start)
+    monkeypatch.setattr(leases, "_RENEWED", 0)  # over and over
+    monkeypatch.setattr(leases, "_PATIENCE", 0.1)
+    with stage.here.site.ioctx() as ioctx:
+        ioctx.lock_exclusive("csi-addons-rbd.lock.abc", "csi-addons-rbd", "somebody", duration=60)
+        for _ in range(20):
+            lease = leases.CephLease(ioctx, "an image", "abc", client="127.0.0.1:0/1", dead=())
+            with pytest.raises(LeaseHeld), lease.held(Deadline.after(60), fence=lambda _: None):
+                pass
+            assert not started[-1].is_alive()
+        ioctx.remove_object("csi-addons-rbd.lock.abc")
 
 
 def test_two_drivers_move_one_image_once(stage: Stage, second: DriverProcess) -> None:

@@ -52,19 +52,9 @@ def _of_the_image(stage: Stage, act: Act, volume: Volume) -> Iterator[str]:
         yield f"mirrored, primary: {seen}"
     if act.mirrored and here.mode(volume) != stage.mode:
         yield f"mode: {here.mode(volume)}"
-    wanted = act.schedules if stage.mode == "snapshot" else ()
-
-    def stand() -> bool:
-        if act.primary:
-            here.client.info(volume.handle)  # as the controller does
-        return _schedules(stage, volume) == wanted
-
-    with suppress(UnmetError):  # one that is on its way may arrive a moment after the answer
-        # a thawed driver that undid another one's tries again every 5 s; what it ends in the
-        # middle of that, the next look puts back
-        poll(stand, seconds=30, what="the schedules")
-    if _schedules(stage, volume) != wanted:
-        yield f"schedules: {_schedules(stage, volume)}"
+    standing = _settled_schedules(stage, act, volume)
+    if standing != (act.schedules if stage.mode == "snapshot" else ()):
+        yield f"schedules: {standing}"
     with here.image(volume) as image:
         notes = {
             key.removeprefix(_NOTE): value
@@ -88,6 +78,24 @@ def _of_the_image(stage: Stage, act: Act, volume: Volume) -> Iterator[str]:
 def _torn(stage: Stage, volume: Volume) -> list[int]:
     snapshots = stage.here.mirror_snapshots(volume)
     return [snap["id"] for snap in snapshots if not snap["mirror"]["complete"]]
+
+
+def _settled_schedules(stage: Stage, act: Act, volume: Volume) -> tuple[str, ...]:
+    """Return the schedules that stand when what is on its way had time to arrive.
+
+    A thawed driver that undid another one's tries again every 5 s; where it ends in the middle of
+    that, the next question of the controller has the schedule put back.
+    """
+    wanted = act.schedules if stage.mode == "snapshot" else ()
+
+    def stand() -> bool:
+        if act.primary:
+            stage.here.client.info(volume.handle)
+        return _schedules(stage, volume) == wanted
+
+    with suppress(UnmetError):
+        poll(stand, seconds=30, what="the schedules")
+    return _schedules(stage, volume)
 
 
 def _schedules(stage: Stage, volume: Volume) -> tuple[str, ...]:
