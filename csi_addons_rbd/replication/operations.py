@@ -5,7 +5,8 @@ The thread that begins an operation runs it to its end, whether or not somebody 
 for the answer. A repeated identical call joins; a different one is told who holds the image.
 
 Who joins waits for the end, and is then judged by its own arrival and its own rights: what was done
-is read from the image anew. Only "ask again" is shared, and only with the same credentials.
+is read from the image anew. Only "ask again" is shared, and that a client holds the image, which
+takes up to 70 s to find out; and only with the same credentials.
 """
 
 import threading
@@ -13,11 +14,16 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeGuard
 
 from csi_addons_rbd.replication.calls import Answer, Call, RunningOperations
 from csi_addons_rbd.replication.deadline import Deadline
-from csi_addons_rbd.replication.errors import DeadlineExceeded, DriverError, OperationRunning
+from csi_addons_rbd.replication.errors import (
+    DeadlineExceeded,
+    DriverError,
+    ImageInUse,
+    OperationRunning,
+)
 from csi_addons_rbd.replication.image import ImageSpec
 
 _GRACE: Final = 1.0
@@ -122,6 +128,12 @@ def _await_end(running: _Running, spec: ImageSpec, call: Call, deadline: Deadlin
             f"{call.name} has been running on {spec} for {running.age} s and goes on; "
             "a repeated call joins it"
         ) from exc
-    passes = isinstance(failure, DriverError) and failure.temporary
-    if failure is not None and passes and running.call.credentials == call.credentials:
+    if running.call.credentials == call.credentials and _is_shared(failure):
         raise failure
+
+
+def _is_shared(failure: BaseException | None) -> TypeGuard[DriverError]:
+    """Tell whether a failure counts for whoever joined, too: no next step is taken on it."""
+    return isinstance(failure, DriverError) and (
+        failure.temporary or isinstance(failure, ImageInUse)
+    )

@@ -18,6 +18,7 @@ from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import (
     DeadlineExceeded,
     DriverError,
+    ImageInUse,
     OperationRunning,
     PeerBehind,
     PeerUnreachable,
@@ -103,12 +104,14 @@ def test_who_joined_is_judged_by_its_own_arrival(user: str) -> None:
     [
         (PeerBehind("not yet"), "site-dr1", True),
         (PeerBehind("not yet"), "site-dr2", False),
+        (ImageInUse("by client.1"), "site-dr1", True),
+        (ImageInUse("by client.1"), "site-dr2", False),
         (PermissionDenied("no caps"), "site-dr2", False),
         (PeerUnreachable("force"), "site-dr1", False),
         (ValueError("a fault"), "site-dr1", False),
     ],
 )
-def test_only_ask_again_is_shared(failure: Exception, user: str, *, shared: bool) -> None:
+def test_only_what_nobody_acts_on_is_shared(failure: Exception, user: str, *, shared: bool) -> None:
     """Neither what evidence of before its arrival showed, nor what another's rights forbid."""
     operations = Operations()
     slow = Slow(operations, promotion())
