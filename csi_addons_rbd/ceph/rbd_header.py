@@ -7,9 +7,9 @@ all that is of interest here, is one. Hence the decoding of ``cls_rbd_snap`` her
 appended).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import rados
 import rbd
@@ -30,8 +30,9 @@ _SNAPSHOT_VERSION: Final = 8
 """Of ``cls_rbd_snap``: the newest that is understood; since then, parents stand elsewhere."""
 _NAMESPACES: Final = 5
 """The first version that tells what kind of snapshot it is (Ceph 12): before, all were users'."""
+_USER: Final = 0
 _MIRROR: Final = 3
-"""``SNAPSHOT_NAMESPACE_TYPE_MIRROR``."""
+"""``SNAPSHOT_NAMESPACE_TYPE_USER`` and ``_MIRROR``."""
 NON_PRIMARY: Final = rbd.RBD_FEATURE_NON_PRIMARY
 """While an image has this feature, only rbd-mirror can write it."""
 _LIMIT: Final = "snap_limit"
@@ -61,6 +62,14 @@ class MirrorSnapshot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UserSnapshot:
+    """One snapshot that somebody took for a purpose of their own; rbd-mirror copies these, too."""
+
+    number: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
     """What stands in the header."""
 
@@ -70,8 +79,13 @@ class Header:
     metadata: Mapping[str, str]
     snapshots: tuple[MirrorSnapshot, ...]
     """The mirror snapshots, oldest first."""
+    user_snapshots: tuple[UserSnapshot, ...]
+    """Likewise, those of users."""
     room: int | None
     """How many more snapshots of any kind the object class allows; ``None``: no limit is set."""
+
+
+_Snapshot = TypeVar("_Snapshot", MirrorSnapshot, UserSnapshot)
 
 
 def id_object(name: str) -> str:
@@ -136,11 +150,16 @@ def read_header(ioctx: rados.Ioctx, image_id: str) -> Header:
                 for key, value in entries.items()
                 if key.startswith(_METADATA)
             },
-            snapshots=tuple(
-                sorted((each for each in snapshots if each), key=lambda each: each.number)
+            snapshots=_oldest_first(each for each in snapshots if isinstance(each, MirrorSnapshot)),
+            user_snapshots=_oldest_first(
+                each for each in snapshots if isinstance(each, UserSnapshot)
             ),
             room=_room(entries.get(_LIMIT), len(snapshots)),
         )
+
+
+def _oldest_first(snapshots: Iterable[_Snapshot]) -> tuple[_Snapshot, ...]:
+    return tuple(sorted(snapshots, key=lambda each: each.number))
 
 
 def _room(limit: bytes | None, snapshots: int) -> int | None:
@@ -148,23 +167,26 @@ def _room(limit: bytes | None, snapshots: int) -> int | None:
     return None if number == _UNLIMITED else max(0, number - snapshots)
 
 
-def decode_snapshot(value: bytes) -> MirrorSnapshot | None:
-    """Read one snapshot; ``None`` for all but mirror snapshots.
+def decode_snapshot(value: bytes) -> MirrorSnapshot | UserSnapshot | None:
+    """Read one snapshot; ``None`` for those of groups, and of the trash.
 
     Raises:
         CephFailure: these bytes are none.
     """
     with decoding("a snapshot of an image"):
         snapshot = Encoded(value).structure(_SNAPSHOT_VERSION)
+        number, name = snapshot.number("Q"), snapshot.raw()
+        users = UserSnapshot(number=number, name=name.decode(errors="replace"))
         if snapshot.version < _NAMESPACES:
-            return None
-        number, _name, _size = snapshot.number("Q"), snapshot.raw(), snapshot.number("Q")
+            return users
+        _size = snapshot.number("Q")
         if snapshot.oldest < _SNAPSHOT_VERSION:
             _features, _parent = snapshot.number("Q"), snapshot.structure(1)
         _protection, _flags = snapshot.number("B"), snapshot.number("Q")
         namespace = snapshot.structure(1)
-        if namespace.number() != _MIRROR:
-            return None
+        kind = namespace.number()
+        if kind != _MIRROR:
+            return users if kind == _USER else None
         epoch, complete = _EPOCHS[namespace.number("B")], bool(namespace.number("B"))
         peers = [namespace.raw() for _ in range(namespace.number())]
         primary, _primary_snapshot = namespace.raw(), namespace.number("Q")

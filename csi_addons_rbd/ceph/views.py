@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One read of an image → the model's view of its mirroring."""
 
+from dataclasses import replace
 from typing import Final
 
 import rados
@@ -11,6 +12,7 @@ from csi_addons_rbd.ceph.image_notes import notes_among
 from csi_addons_rbd.ceph.rbd_header import NON_PRIMARY, Header, read_header, read_image_id
 from csi_addons_rbd.ceph.rbd_journal import read_resync_request
 from csi_addons_rbd.ceph.rbd_mirroring import Mirroring, read_mirroring
+from csi_addons_rbd.ceph.rollback import overwritten_by
 from csi_addons_rbd.ceph.sightings import Sighting
 from csi_addons_rbd.replication.calls import MirroringMode
 from csi_addons_rbd.replication.image import Epoch, History, MirrorState, MirrorView, Torn
@@ -74,7 +76,8 @@ def read_resync_wish(ioctx: rados.Ioctx, name: str) -> bool:
 def _history(ioctx: rados.Ioctx, image_id: str, mirroring: Mirroring, header: Header) -> History:
     if mirroring.mode is MirroringMode.JOURNAL:
         return journal_history(ioctx, image_id)
-    return snapshot_history(header.snapshots)
+    history = snapshot_history(header.snapshots)
+    return replace(history, overwritten_by=overwritten_by(header))
 
 
 def _torn(mirroring: Mirroring, history: History, header: Header) -> Torn | None:

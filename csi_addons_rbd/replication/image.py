@@ -104,6 +104,9 @@ class History:
     """Whether a whole copy of the image was ever here: true on a primary."""
     progress: str
     """How far the newest copy has come, in plain words; empty when there is nothing to say."""
+    overwritten_by: tuple[str, ...] = ()
+    """Snapshot mode: the users' snapshots whose copy, half made, has begun to overwrite the last
+    whole copy: there is no way back to that, nor yet one forward."""
     readers: frozenset[str] = frozenset()
     """Journal mode: the peers (mirror uuids) that are registered as readers of the journal."""
     copied: frozenset[str] = frozenset()

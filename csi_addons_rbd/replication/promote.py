@@ -69,7 +69,7 @@ def promote(
     """
     require_complete_copy(image.spec, view, observation)
     if force:
-        _insist(image, view, patience)
+        _insist(image, view, observation, patience)
     else:
         _await_data(image, view, observation, patience)
     view = image.view()
@@ -116,9 +116,32 @@ def require_complete_copy(spec: ImageSpec, view: MirrorView, observation: Observ
     )
 
 
-def _insist(image: MirroredImage, start: MirrorView, patience: Patience) -> None:
+def _require_way_back(spec: ImageSpec, view: MirrorView, observation: Observation) -> None:
+    """Refuse to promote by force what lies between two copies, and cannot be taken back to one."""
+    if not view.history.overwritten_by:
+        return
+    snapshots = ", ".join(map(repr, view.history.overwritten_by))
+    text = (
+        f"the newest copy of {spec} is half made ({view.history.progress}), and cannot be taken "
+        f"back: since the last whole copy, users took the snapshots {snapshots}, with which "
+        "rbd-mirror has begun to write over it"
+    )
+    up = [each for each in view.statuses if observation.alive(each, view)]
+    arrives = view.local in up and _coming(view) and observation.standstill(view) < _STANDSTILL
+    if arrives or any(peer in up for peer in view.peers) or observation.may_speak(view):
+        raise DataPending(f"{text}; waiting until it is whole; {_local_words(view)}; ask again")
+    raise NoCompleteCopy(
+        f"{text}; no peer is up to go on, and what is here, a mixture of both copies, is not "
+        f"promoted; use a copy of an older snapshot ('rbd snap ls {spec.path}', 'rbd cp "
+        f"{spec.path}@SNAPSHOT ...'), or repair one of the mixture ('rbd cp {spec.path} ...')"
+    )
+
+
+def _insist(
+    image: MirroredImage, start: MirrorView, observation: Observation, patience: Patience
+) -> None:
     """Force: rbd-mirror lets go of a replaying image only after a while (EBUSY, EROFS)."""
-    while not _force(image, start, patience):
+    while not _force(image, start, observation, patience):
         if patience.until.remaining <= 0:
             holders = (
                 ", ".join(map(str, image.holders())) or image.held_by_mirror_daemon() or "nobody"
@@ -131,12 +154,15 @@ def _insist(image: MirroredImage, start: MirrorView, patience: Patience) -> None
         time.sleep(POLL)
 
 
-def _force(image: MirroredImage, start: MirrorView, patience: Patience) -> bool:
+def _force(
+    image: MirroredImage, start: MirrorView, observation: Observation, patience: Patience
+) -> bool:
     with image.lease(patience.call) as leased:
         view = leased.view()
         if view.primary:
             return True
         _require_not_moved(image.spec, start, view)
+        _require_way_back(image.spec, view, observation)
         require_room_to_promote(leased, view)
         incomplete = bool(view.history.progress)
         _note_readers(leased, view)

@@ -18,6 +18,7 @@ from csi_addons_rbd.ceph.encoding import structure, text
 from csi_addons_rbd.ceph.image_notes import notes_among
 from csi_addons_rbd.ceph.rbd_header import (
     MirrorSnapshot,
+    UserSnapshot,
     decode_snapshot,
     read_header,
     read_image_id,
@@ -236,7 +237,7 @@ def test_a_snapshot_of_before_there_were_kinds_is_a_users() -> None:
     parent = structure(struct.pack("<q", -1), text(""), bytes(16))
     body = struct.pack("<Q", 4) + text("old") + struct.pack("<QQ", 1 << 30, 1)
     old = structure(body, parent, bytes(9))
-    assert decode_snapshot(b"\x04" + old[1:]) is None
+    assert decode_snapshot(b"\x04" + old[1:]) == UserSnapshot(number=4, name="old")
 
 
 def test_a_name_that_outlived_its_image_is_no_image(stage: Stage) -> None:

@@ -3,6 +3,8 @@
 
 import threading
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import cast
 
 import pytest
 
@@ -70,6 +72,19 @@ class Slow:
         return READY
 
 
+@dataclass
+class Arrival:
+    """The deadline of a caller, with whose first look at it the slow operation may end."""
+
+    slow: Slow
+
+    @property
+    def remaining(self) -> float:
+        """Be looked at, which is right before the wait."""
+        self.slow.may_end.set()
+        return 5
+
+
 def joined(slow: Slow, operations: Operations, call: Call) -> tuple[Answer, list[Call | None]]:
     """Join a slow operation; return the answer, and after which calls one's own work was done."""
     own: list[Call | None] = []
@@ -78,12 +93,10 @@ def joined(slow: Slow, operations: Operations, call: Call) -> tuple[Answer, list
         own.append(after)
         return OWN
 
-    timer = threading.Timer(0.1, slow.may_end.set)
-    timer.start()
     try:
-        return operations.run(SPEC, call, work, Deadline.after(5)), own
+        return operations.run(SPEC, call, work, cast("Deadline", Arrival(slow))), own
     finally:
-        timer.join()
+        slow.may_end.set()
         slow.thread.join()
 
 

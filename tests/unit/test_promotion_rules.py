@@ -7,6 +7,7 @@ import pytest
 
 from csi_addons_rbd.replication.calls import MirroringMode
 from csi_addons_rbd.replication.errors import (
+    DataPending,
     DriverError,
     FirstSyncRunning,
     MirrorDaemonDown,
@@ -25,7 +26,11 @@ from csi_addons_rbd.replication.image import (
 )
 from csi_addons_rbd.replication.observations import Observation
 from csi_addons_rbd.replication.patience import Hindsight
-from csi_addons_rbd.replication.promote import _Judge, require_complete_copy
+from csi_addons_rbd.replication.promote import (
+    _Judge,
+    _require_way_back,
+    require_complete_copy,
+)
 
 NOW = 1_795_455_300
 SPEC = ImageSpec(cluster="site-dr2", pool="pool", pool_id=2, namespace="", image="csi-vol-1")
@@ -371,3 +376,23 @@ def test_a_half_made_copy_is_never_promoted() -> None:
     creating = replace(whole, state=MirrorState.CREATING)
     with pytest.raises(FirstSyncRunning):
         require_complete_copy(SPEC, creating, observation)
+
+
+@pytest.mark.parametrize(
+    ("seen", "refusal"),
+    [
+        (view(status("", REPLAYING), status("a", PRIMARY)), DataPending),
+        (view(status("", SYNCING), status("a", PRIMARY, up=False)), DataPending),
+        (view(status("", REPLAYING), status("a", PRIMARY, up=False)), NoCompleteCopy),
+        (view(status("", SYNCING, up=False), status("a", PRIMARY, up=False)), NoCompleteCopy),
+    ],
+)
+def test_a_mixture_of_two_copies_is_never_promoted(
+    seen: MirrorView, refusal: type[DriverError]
+) -> None:
+    """A copy that brings snapshots of users is made whole, or nothing here is."""
+    observation = Observation()
+    _require_way_back(SPEC, seen, observation)
+    history = replace(seen.history, overwritten_by=("daily",), progress="copied 3 objects")
+    with pytest.raises(refusal, match=r"copied 3 objects.*'daily'"):
+        _require_way_back(SPEC, replace(seen, history=history), observation)

@@ -44,7 +44,9 @@ def snapshot(number: int, epoch: Epoch, *, complete: bool = True) -> MirrorSnaps
 def torn(history: History, *, flagged: bool, state: MirrorState = MirrorState.ENABLED) -> bool:
     """Judge an image of that history, with the feature non-primary or without; as a kind."""
     features = rbd.RBD_FEATURE_NON_PRIMARY if flagged else 0
-    header = Header(features=features, has_parent=False, metadata={}, snapshots=(), room=None)
+    header = Header(
+        features=features, has_parent=False, metadata={}, snapshots=(), user_snapshots=(), room=None
+    )
     mirroring = Mirroring(state=state, mode=MirroringMode.SNAPSHOT, global_id="6f0c")
     return _torn(mirroring, history, header) is not None
 

@@ -131,6 +131,40 @@ def forced_half_copied(stage: Stage) -> None:
         require(found == {b"1"}, "what the last whole copy held", found)
 
 
+@case(
+    "promote/forced-half-copied-snapshots",
+    kind=Kind.SAFETY,
+    row="No complete copy exists here: force meets the same refusal (a later copy is half made, "
+    "and brings snapshots of users, with which rbd-mirror writes over the last whole copy)",
+    modes=SNAPSHOT,
+    alone=True,
+)
+def forced_half_copied_snapshots(stage: Stage) -> None:
+    """Nothing promotes the mixture; once rbd-mirror has made the copy whole, all of it is there."""
+    volume = stage.volume(size=_SPARSE)
+    _mark_blocks(stage.here, volume, b"1")
+    expect(stage.here.client.enable(volume.handle, mirroringMode=stage.mode), "OK")
+    stage.await_copy(volume)
+    poll(partial(_holds, stage.there, volume, b"1"), seconds=60, what="a whole copy")
+    _mark_blocks(stage.here, volume, b"2" * _MARK)
+    with stage.here.image(volume, writing=True) as image:
+        image.create_snap("between")
+    _mark_blocks(stage.here, volume, b"3" * _MARK)
+    force = partial(stage.there.client.promote, volume.handle, force=True)
+    try:
+        _cut_a_copy(stage, volume, stage.here.take_mirror_snapshot)
+        expect(force(), "ABORTED", saying=("between",))
+        with stage.here.without("rbd-mirror"):
+            answer = settle(force, "FAILED_PRECONDITION", seconds=150)
+            expect(answer, "FAILED_PRECONDITION", saying=("between", "rbd cp"))
+        require(not stage.there.primary(volume), "a secondary", "a primary")
+    finally:
+        stage.there.site.start("rbd-mirror")
+    stage.move(stage.here, stage.there, volume)
+    found = _blocks(stage.there, volume)
+    require(found == {b"3"}, "what was written last", found)
+
+
 def _demote(site: SiteUnderTest, volume: Volume) -> None:
     settle(lambda: site.client.demote(volume.handle))
 
