@@ -11,6 +11,7 @@ between its last look at the lease and librbd's first message, cannot bring it t
 The lease of a process that is known to be dead, and fenced, is not waited for: it is broken.
 """
 
+import errno
 import struct
 import threading
 import time
@@ -26,7 +27,13 @@ from csi_addons_rbd.ceph.encoding import Encoded, decoding, structure, text
 from csi_addons_rbd.ceph.fault_points import step
 from csi_addons_rbd.ceph.limits import in_background
 from csi_addons_rbd.replication.deadline import Deadline
-from csi_addons_rbd.replication.errors import CallOver, ClientBlocklisted, LeaseHeld, LeaseLost
+from csi_addons_rbd.replication.errors import (
+    CallOver,
+    ClientBlocklisted,
+    LeaseHeld,
+    LeaseLost,
+    PoolFull,
+)
 
 _NAME: Final = "csi-addons-rbd"
 _SECONDS: Final = 30
@@ -41,6 +48,9 @@ _POLL: Final = 0.2
 _EXCLUSIVE: Final = 1
 _RENEW: Final = 2
 """``LOCK_FLAG_MUST_RENEW``: no lock but one that is held already."""
+_FULL_TRY: Final = 64
+"""``LIBRADOS_OPERATION_FULL_TRY``: in a full pool, fail at once instead of waiting for room."""
+_FULL: Final = (errno.EDQUOT, errno.ENOSPC)
 _ENTITY: Final = 9
 """Bytes of an encoded ``entity_name_t``: kind and number."""
 _MOST: Final = 1000
@@ -85,6 +95,7 @@ class CephLease:
 
         Raises:
             LeaseHeld: another driver holds it.
+            PoolFull: the pool takes no more objects, and librbd would hang in the middle.
             CallOver: nobody waits any more.
             LeaseLost: another driver took it over in the middle.
         """
@@ -141,6 +152,10 @@ class CephLease:
                         f"lease runs out after {_SECONDS} s; ask again"
                     ) from None
                 time.sleep(_POLL)
+            except rados.Error as exc:
+                if getattr(exc, "errno", None) in _FULL:
+                    raise PoolFull(_full(self._image)) from exc
+                raise
             else:
                 return
 
@@ -210,7 +225,7 @@ class CephLease:
             if self._signers:
                 signers = " ".join(self._signers)
                 self._ioctx.set_omap(operation, (self._cookie,), (signers,))
-            self._ioctx.operate_write_op(operation, self._object)
+            self._ioctx.operate_write_op(operation, self._object, flags=_FULL_TRY)
 
     def _lock(self, operation: rados.WriteOp, flags: int) -> None:
         """Add ``cls_lock``'s ``lock`` (``cls_lock_lock_op``): the binding locks by itself only."""
@@ -225,6 +240,14 @@ class CephLease:
         with rados.WriteOpCtx() as operation:
             self._ioctx.remove_omap_keys(operation, tuple(cookies))
             self._ioctx.operate_write_op(operation, self._object)
+
+
+def _full(image: str) -> str:
+    return (
+        f"the pool of {image} is full, or has reached its quota ('ceph df', 'ceph osd pool "
+        "get-quota'): it takes no write, so nothing was changed; make room or raise the quota, "
+        "then ask again"
+    )
 
 
 def _only_locker(reply: bytes) -> tuple[bytes, str]:

@@ -139,6 +139,12 @@ class SnapshotLimitReached(PreconditionFailed):
     reason = "SNAPSHOT_LIMIT_REACHED"
 
 
+class PoolFull(PreconditionFailed):
+    """The pool is full or has reached its quota: nothing can be changed in it."""
+
+    reason = "POOL_FULL"
+
+
 class ImageHasDependents(PreconditionFailed):
     """A mirrored clone depends on this image."""
 
@@ -158,7 +164,7 @@ class ResyncPending(PreconditionFailed):
 
 
 class NoCompleteCopy(PreconditionFailed):
-    """The first copy never completed here and its source is gone: nothing to promote."""
+    """No whole copy is here, and its source is gone: nothing to promote, by force neither."""
 
     reason = "NO_COMPLETE_COPY"
 

@@ -28,6 +28,8 @@ from csi_addons_rbd.replication.errors import (
     ImageRecreating,
     NotEnabled,
     PermissionDenied,
+    PoolFull,
+    PromotionBarred,
 )
 from csi_addons_rbd.replication.holders import finish_demotion
 from csi_addons_rbd.replication.image import (
@@ -134,7 +136,10 @@ class Replicator:
             case DisableCall():
                 self._disable(image, view, call, observation, patience.call)
             case PromoteCall():
-                self._promote(image, view, call, observation, patience)
+                try:
+                    self._promote(image, view, call, observation, patience)
+                except PoolFull as exc:  # which force would meet, too
+                    raise PromotionBarred(exc.message) from exc
             case DemoteCall():
                 self._demote(image, view, observation, patience)
             case ResyncCall():

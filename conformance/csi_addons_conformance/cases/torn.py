@@ -4,8 +4,11 @@
 They are made as librbd leaves them that is killed at that point: see each helper.
 """
 
+import json
 import struct
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import rados
@@ -29,6 +32,7 @@ from lab import Volume
 _MIRROR, _DEMOTED = 3, 1
 _UNLIMITED = (1 << 64) - 1
 _FOLLOWS = 90
+_AT_ONCE = 10
 
 
 @case(
@@ -185,6 +189,52 @@ def limit_demote(stage: Stage) -> None:
             here.write(volume, b"still primary")
         _limit(here, volume, None)
     stage.move(here, stage.there, volume)
+
+
+@case(
+    "torn/quota",
+    kind=Kind.SAFETY,
+    row="Torn: demotion snapshot refused by a quota; what can refuse it is checked before anything "
+    "is changed → FAILED_PRECONDITION, Promote UNAVAILABLE, naming the cause and what to change",
+    modes=SNAPSHOT,
+    alone=True,
+)
+def quota(stage: Stage) -> None:
+    """In a pool that is full nothing is begun; with room again both sides come home."""
+    volume, here = stage.mirrored(), stage.here
+    with _full(here):
+        answer = settle(partial(here.client.demote, volume.handle), "FAILED_PRECONDITION")
+        expect(answer, "FAILED_PRECONDITION", saying=("quota",), within=_AT_ONCE)
+        require(here.primary(volume), "an untouched primary", "a secondary")
+        here.client.info(volume.handle)
+    settle(partial(here.client.demote, volume.handle))
+    poll(lambda: stage.there.state(volume) == "up+unknown", seconds=_FOLLOWS, what="all on dr2")
+    with _full(stage.there):
+        for force in (False, True):
+            promote = partial(stage.there.client.promote, volume.handle, force=force)
+            answer = settle(promote, "UNAVAILABLE")
+            expect(answer, "UNAVAILABLE", saying=("quota",))
+        require(not stage.there.primary(volume), "an untouched secondary", "a primary")
+    settle(partial(stage.there.client.promote, volume.handle))
+
+
+@contextmanager
+def _full(at: SiteUnderTest) -> Iterator[None]:
+    """Set a quota that is exceeded, for the length of a block."""
+    site = at.site
+
+    def flagged() -> bool:
+        pools = json.loads(site.ceph("osd", "dump", "--format", "json"))["pools"]
+        names = (each["flags_names"] for each in pools if each["pool_name"] == site.pool)
+        return "full" in next(names).split(",")
+
+    site.ceph("osd", "pool", "set-quota", site.pool, "max_objects", "1")
+    try:
+        poll(flagged, seconds=60, what="the pool is full")
+        yield
+    finally:
+        site.ceph("osd", "pool", "set-quota", site.pool, "max_objects", "0")
+        poll(lambda: not flagged(), seconds=60, what="the pool takes writes again")
 
 
 @case(
