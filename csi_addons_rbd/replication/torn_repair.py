@@ -10,11 +10,11 @@ from csi_addons_rbd.replication.errors import (
     Busy,
     DataPending,
     ImageChanged,
-    ImageInUse,
     MirrorDaemonDown,
     PeerIsPrimary,
     PeerUnreachable,
 )
+from csi_addons_rbd.replication.holders import require_unheld
 from csi_addons_rbd.replication.image import (
     ImageSpec,
     LeasedImage,
@@ -42,7 +42,7 @@ def end_torn_demotion(
     with image.lease(patience.call) as leased:
         now = require_same(image.spec, view, leased.view())
         if not _finish(leased, now):
-            _demote_anew(leased, now, observation)
+            _demote_anew(leased, now, observation, patience)
     return _demoted(image)
 
 
@@ -74,20 +74,20 @@ def _demoted(image: MirroredImage) -> MirrorView:
     return after
 
 
-def _demote_anew(image: LeasedImage, view: MirrorView, observation: Observation) -> None:
-    """Promote, as librbd demotes only a primary, and demote; to every peer it still is primary."""
+def _demote_anew(
+    image: LeasedImage, view: MirrorView, observation: Observation, patience: Patience
+) -> None:
+    """Promote, as librbd demotes only a primary, and demote; to every peer it still is primary.
+
+    Raises:
+        ImageInUse: a client opened the image meanwhile; it is primary.
+    """
     _require_no_other_primary(image.spec, view, observation)
     if view.mode is MirroringMode.SNAPSHOT:
         require_room(image, view, 2)
     _log.warning("a torn demotion is made anew", image=image.spec.path)
     _promote(image)
-    holders = image.holders()
-    if holders:
-        raise ImageInUse(
-            f"the demotion of {image.spec} was cut short and has to be made anew, but "
-            f"{', '.join(map(str, holders))} opened it meanwhile; it is primary; stop the workload "
-            "and unmap the volume, then ask again"
-        )
+    require_unheld(image, observation, patience)
     image.demote()
 
 
