@@ -28,17 +28,32 @@ def replace_metadata(
         ImageChanged: another driver was quicker.
     """
     with rados.WriteOpCtx() as operation:
-        operation.omap_cmp(f"metadata_{key}", standing)
+        operation.omap_cmp(f"metadata_{key}", _for_comparison(standing))
         if value is None:
             operation.execute("rbd", "metadata_remove", text(key))
         else:
             entries = struct.pack("<I", 1) + text(key) + text(value)
             operation.execute("rbd", "metadata_set", entries)
-        try:
-            ioctx.operate_write_op(operation, name)
-        except rados.OSError as exc:
-            if exc.errno != errno.ECANCELED:
-                raise
+        if not write_if_equal(ioctx, operation, name):
             raise ImageChanged(
                 f"{key} on {name} was changed by another driver meanwhile; ask again"
-            ) from exc
+            )
+
+
+def write_if_equal(ioctx: rados.Ioctx, operation: rados.WriteOp, name: str) -> bool:
+    """Carry out an operation that compares first; false when something else stands there."""
+    try:
+        ioctx.operate_write_op(operation, name)
+    except rados.OSError as exc:
+        if exc.errno != errno.ECANCELED:
+            raise
+        return False
+    return True
+
+
+def _for_comparison(value: str) -> str:
+    """Return a text of which the binding compares as many bytes as the value has.
+
+    It hands librados the encoded text, and the number of its characters as the length.
+    """
+    return value + "." * (len(value.encode()) - len(value))

@@ -23,6 +23,7 @@ from csi_addons_rbd.ceph.last_look import FRESH, LastLook
 from csi_addons_rbd.ceph.leases import CephLease
 from csi_addons_rbd.ceph.limits import within
 from csi_addons_rbd.ceph.lockers import break_lock
+from csi_addons_rbd.ceph.metadata import write_if_equal
 from csi_addons_rbd.ceph.parents import flatten
 from csi_addons_rbd.ceph.pulse import LEASH, LONG_LEASH
 from csi_addons_rbd.ceph.rbd_header import (
@@ -63,6 +64,8 @@ _JOURNAL_FEATURES: Final = {
     rbd.RBD_FEATURE_JOURNALING: "journaling",
 }
 _SWITCHED_ON: Final = "features"
+_DIGITS: Final = 20
+"""Of the greatest number of 64 bits."""
 _COMPLETE: Final = "mirror_image_snapshot_set_copy_progress"
 _MANAGER_BOUND: Final = 5
 """Seconds to wait for the manager, which may be away."""
@@ -165,8 +168,10 @@ class CephImage(ReadImage):
                 standing = dict(entries)
             if "csi.volname" in standing and standing.get("csi.imageid") != image_id.encode():
                 with step(f"correcting {name} of"), rados.WriteOpCtx() as change:
+                    before = standing.get("csi.imageid", b"").decode(errors="replace")
+                    change.omap_cmp("csi.imageid", before)  # or it undoes what is newer
                     ioctx.set_omap(change, ("csi.imageid",), (image_id,))
-                    ioctx.operate_write_op(change, name)
+                    write_if_equal(ioctx, change, name)
 
     def restore_features(self, until: Deadline) -> None:
         """Switch off the features that ``enable`` had to switch on."""
@@ -335,7 +340,7 @@ class LeasedCephImage(CephImage):
     def switch_off(self) -> None:
         """Switch off the features that ``enable`` had to switch on."""
         header = self._header()
-        standing = int(notes_among(header.metadata).get(_SWITCHED_ON, 0)) & header.features
+        standing = _switched_on(header) & header.features
         if standing:
             with self._change("switching off features of") as image:
                 image.update_features(standing, enabled=False)
@@ -346,7 +351,7 @@ class LeasedCephImage(CephImage):
             header = self._header()
             if header.features & feature:
                 continue
-            noted = int(notes_among(header.metadata).get(_SWITCHED_ON, 0))
+            noted = _switched_on(header)
             # noted first: a crash leaves no feature on that nobody would switch off
             self.note(_SWITCHED_ON, str(noted | feature))
             with self._change(f"switching on {name} of") as image:
@@ -400,3 +405,10 @@ class LeasedCephImage(CephImage):
                 "too long to rest a change on; nothing was done; see the health of the cluster, "
                 "and ask again"
             )
+
+
+def _switched_on(header: Header) -> int:
+    """Read which features Enable switched on; none where the note is not one of this driver's."""
+    noted = notes_among(header.metadata).get(_SWITCHED_ON, "")
+    number = int(noted) if noted.isdecimal() and len(noted) <= _DIGITS else 0
+    return number & sum(_JOURNAL_FEATURES)

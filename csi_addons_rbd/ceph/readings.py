@@ -106,7 +106,7 @@ class ReadImage:
             return {} if image_id is None else notes_among(read_header(ioctx, image_id).metadata)
 
     def schedule_stands(self, image_id: str, schedule: Schedule) -> bool:
-        """Tell whether the manager keeps this schedule of the image."""
+        """Tell whether the manager keeps just this schedule of the image."""
         with self._pool(Purpose.READ, "reading the manager's schedule of") as ioctx:
             return is_recorded(ioctx, self.spec, image_id, schedule)
 

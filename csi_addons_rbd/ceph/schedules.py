@@ -46,7 +46,7 @@ def keep_schedule(cluster: rados.Rados, spec: ImageSpec, wanted: Schedule | None
 
 
 def is_recorded(ioctx: rados.Ioctx, spec: ImageSpec, image_id: str, wanted: Schedule) -> bool:
-    """Tell whether this schedule of the image's own stands in the manager's record.
+    """Tell whether this schedule stands alone in the manager's record of the image itself.
 
     Read from the pool, it costs one operation and waits for no manager. Where that cannot be read
     the answer is yes: the next call that asks the manager finds out.
@@ -65,7 +65,8 @@ def is_recorded(ioctx: rados.Ioctx, spec: ImageSpec, image_id: str, wanted: Sche
     if not texts:
         return False
     try:
-        return any(_same(item, wanted) for item in json.loads(texts[0]))
+        standing = json.loads(texts[0])
+        return len(standing) == 1 and _same(standing[0], wanted)
     except _UNREADABLE:
         return True
 

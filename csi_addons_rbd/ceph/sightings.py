@@ -15,6 +15,7 @@ from typing import Final
 
 import rados
 
+from csi_addons_rbd.ceph.encoding import decoding
 from csi_addons_rbd.ceph.rbd_header import (
     decode_image_id,
     header_object,
@@ -106,8 +107,11 @@ def look_again(ioctx: rados.Ioctx, uuid: str, before: Sighting) -> Sighting | No
 
 
 def _name_among(entries: Iterable[tuple[str, bytes]], uuid: str) -> str:
-    names = dict(entries)
-    return names[IMAGE_NAME].decode() if IMAGE_NAME in names else _default(uuid)
+    for key, value in entries:
+        if key == IMAGE_NAME and value:
+            with decoding(f"{IMAGE_NAME} of {_journal(uuid)}"):
+                return value.decode()
+    return _default(uuid)
 
 
 def _journal(uuid: str) -> str:

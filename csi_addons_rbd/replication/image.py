@@ -336,7 +336,7 @@ class MirroredImage(Protocol):
         ...
 
     def schedule_stands(self, image_id: str, schedule: Schedule) -> bool:
-        """Tell whether the manager keeps this schedule; true where that cannot be read."""
+        """Tell whether the manager keeps just this schedule; true where that cannot be read."""
         ...
 
     def keep_schedule(self, wanted: Schedule | None) -> None:

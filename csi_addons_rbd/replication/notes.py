@@ -20,6 +20,10 @@ DEMOTING: Final = "demoting"
 """Stands from before a demotion until nobody is known to have come in between."""
 SWITCHING: Final = "switching"
 """Stands while mirroring is being switched on or off."""
+_LATEST: Final = 253402300799
+"""The last second of the year 9999, beyond which no ``google.protobuf.Timestamp`` goes."""
+_LONGEST: Final = 100 * 365 * 24 * 60 * 60
+"""Seconds beyond which no interval was ever asked for."""
 _UNREADABLE: Final = (KeyError, TypeError, ValueError, OverflowError, RecursionError)
 """What reading a note may raise that somebody else wrote."""
 
@@ -42,6 +46,16 @@ def end_schedule(image: MirroredImage) -> str | None:
     if standing is not None:
         image.note(SCHEDULE, ended(standing))
     return standing
+
+
+def forget_ended_schedule(image: MirroredImage) -> None:
+    """Leave nothing to go on with of a schedule that did end: its end may still have to be placed.
+
+    That is, with the term as primary, or the mirroring, of before.
+    """
+    notes = image.notes()
+    if ended_schedule(notes) is not None:
+        image.note(SCHEDULE, ENDED, only=notes[SCHEDULE])
 
 
 def ended(standing: str) -> str:
@@ -125,7 +139,9 @@ def ended_schedule(notes: Mapping[str, str]) -> Wanted | None:
 def _wanted(values: Mapping[str, Any]) -> Wanted | None:
     try:
         seconds, start_time = values["seconds"], values["start_time"]
-        if not isinstance(seconds, int) or seconds <= 0 or not isinstance(start_time, str | None):
+        if not isinstance(seconds, int) or not isinstance(start_time, str | None):
+            return None
+        if not 0 < seconds <= _LONGEST:
             return None
         return Wanted(
             schedule=Schedule(
@@ -184,10 +200,9 @@ def noted_sync(notes: Mapping[str, str]) -> Synced | None:
     """Read the noted last sync; one that is not tied to a term, as of earlier versions, is none."""
     try:
         values = json.loads(notes[LAST_SYNC])
-        return Synced(
-            until=int(values["until"]),
-            mark=int(values["mark"]),
-            mirroring=str(values["mirroring"]),
-        )
+        until = int(values["until"])
+        if not 0 < until <= _LATEST:
+            return None
+        return Synced(until=until, mark=int(values["mark"]), mirroring=str(values["mirroring"]))
     except _UNREADABLE:
         return None

@@ -50,6 +50,7 @@ from csi_addons_rbd.replication.notes import (
     SCHEDULE,
     end_schedule,
     ended_schedule,
+    forget_ended_schedule,
     wanted_schedule,
 )
 from csi_addons_rbd.replication.observations import Observation, Observations
@@ -160,6 +161,7 @@ class Replicator:
             refuse_torn(image, view, patience)
         if enable(image, view, call, patience.call):
             observation.last_sync = None
+            forget_ended_schedule(image)
         refused = self._keep_schedule(image, call.mode, call.schedule, patience.call)
         if refused is not None:
             raise refused
@@ -216,8 +218,8 @@ class Replicator:
                 image, view, force=call.force, observation=observation, patience=patience
             )
         elif not view.primary:
-            if (left := view.notes.get(SCHEDULE)) is not None and ended_schedule(view.notes):
-                image.note(SCHEDULE, ENDED, only=left)  # that one did end: with the term before
+            if ended_schedule(view.notes):
+                forget_ended_schedule(image)  # that one did end: with the term before
             promote(image, view, force=call.force, observation=observation, patience=patience)
             observation.last_sync = agreed(view, image.view(), force=call.force)
         fill_hollow_epoch(image, image.view() if view.torn else view, patience, promoting=True)
@@ -240,11 +242,8 @@ class Replicator:
         if view.torn is Torn.DEMOTION:
             view = end_torn_demotion(image, view, observation, patience)
         if not view.primary:
-            left = view.notes.get(SCHEDULE)  # by a crash, or by a silent manager
-            if left is not None:
-                # only that one: it may be promoted by now, and have another
-                image.note(SCHEDULE, ENDED, only=left)
-                self._scheduler.drop(image, wait=_BRIEF)
+            if SCHEDULE in view.notes:  # left by a crash, by a silent manager, or by another tool
+                self._end_left_schedule(image, view, patience.call)
             if DEMOTING in view.notes:
                 finish_demotion(image, observation, patience)
             return
@@ -255,6 +254,16 @@ class Replicator:
                 self._scheduler.drop(image)
             else:
                 self._scheduler.drop(image, wait=0)  # at most one that others gave it
+
+    def _end_left_schedule(self, image: MirroredImage, view: MirrorView, until: Deadline) -> None:
+        """End what a secondary has no use for; under the lease, or it may be primary by now."""
+        if wanted_schedule(view.notes) is not None:
+            with image.lease(until) as leased:
+                if leased.view().primary:
+                    return
+                leased.note(SCHEDULE, ENDED)
+        forget_ended_schedule(image)
+        self._scheduler.drop(image, wait=_BRIEF)
 
     def _info(self, image: MirroredImage) -> Answer:
         observation = self._observations.of(image.spec)

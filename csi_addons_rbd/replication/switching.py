@@ -160,7 +160,12 @@ def disable(
         ImageHasDependents: a mirrored clone depends on the image.
     """
     if view.state is MirrorState.DISABLED and view.torn is None:
-        image.note(SWITCHING, None)
+        if SWITCHING in image.notes():
+            with image.lease(
+                until
+            ) as leased:  # or else one who is just enabling it has put it there
+                if leased.view().state is MirrorState.DISABLED:
+                    leased.note(SWITCHING, None)
         return
     with image.lease(until) as leased:
         now = _require_unchanged(leased, view)
