@@ -4,7 +4,7 @@
 Statuses of rbd-mirror lag by up to half a minute and may be wrong; this cannot be.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import rados
@@ -68,7 +68,7 @@ def snapshot_history(snapshots: Sequence[MirrorSnapshot]) -> History:
         progress="" if newest.complete else f"copied {newest.copied} objects",
         unfinished=newest.unfinished,
         hollow=bool(present) and all(snap.torn for snap in present),
-        first=present[0].number if present else 0,
+        first=earlier[-1].number + 1 if present and earlier else 0,
         agreed_at=_agreed_at(earlier) if present else None,
     )
 
@@ -92,8 +92,15 @@ def unfinished_demotion(snapshots: Sequence[MirrorSnapshot]) -> int | None:
     return snapshots[-1].number if snapshots and snapshots[-1].unfinished else None
 
 
-def journal_history(ioctx: rados.Ioctx, image_id: str) -> History:
-    """Read the tags and the peers' positions in the journal of an image."""
+def journal_history(ioctx: rados.Ioctx, image_id: str, sites: Collection[str]) -> History:
+    """Read the tags and the peers' positions in the journal of an image.
+
+    Args:
+        ioctx: Where the image lies.
+        image_id: The image.
+        sites: The peers that have spoken of it, which are those of today: one that is gone, as
+            a site that was built anew, stays registered as a reader for ever.
+    """
     try:
         tags = read_tags(ioctx, image_id)
     except rados.ObjectNotFound:
@@ -106,6 +113,8 @@ def journal_history(ioctx: rados.Ioctx, image_id: str) -> History:
     complete = newest.number > 0 or newest.epoch is Epoch.PRIMARY
     clients = read_clients(ioctx, image_id)
     own = clients.pop(OWN_CLIENT, None)
+    if not clients.keys().isdisjoint(sites):
+        clients = {site: client for site, client in clients.items() if site in sites}
     readers = frozenset(clients)
     # while this site only copies, the positions in its journal say nothing
     peers = tuple(clients.values()) if newest.epoch in _OWN else ()

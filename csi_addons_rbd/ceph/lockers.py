@@ -78,10 +78,10 @@ def holding_mirror_daemon(image: rbd.Image) -> str | None:
     return None
 
 
-def is_followed(image: rbd.Image) -> bool:
-    """Tell whether this site's rbd-mirror has the image open."""
-    daemon = _mirror_daemon(image)
-    return daemon in {f"client.{each['id']}" for each in image.watchers_list()}
+def is_followed(ioctx: rados.Ioctx, image: rbd.Image) -> bool:
+    """Tell whether this site's rbd-mirror has the image open, be it that it was just started."""
+    daemons = read_instances(ioctx) | {_mirror_daemon(image)}
+    return not daemons.isdisjoint(f"client.{each['id']}" for each in image.watchers_list())
 
 
 def break_lock(ioctx: rados.Ioctx, image_id: str, holder: Holder) -> None:

@@ -67,6 +67,8 @@ _SWITCHED_ON: Final = "features"
 _DIGITS: Final = 20
 """Of the greatest number of 64 bits."""
 _COMPLETE: Final = "mirror_image_snapshot_set_copy_progress"
+_LEASHES: Final = {Rollback.NONE: LEASH, Rollback.READY: LONG_LEASH}
+"""Seconds that librbd may take after a silence: taking an image back may last minutes."""
 _MANAGER_BOUND: Final = 5
 """Seconds to wait for the manager, which may be away."""
 _AT_THE_MANAGER: Final = threading.Semaphore(8)
@@ -213,9 +215,13 @@ class LeasedCephImage(CephImage):
                 image=self.spec.path,
             )
 
-    def disable(self, *, force: bool) -> None:
-        """Switch mirroring off."""
-        with self._change("disabling mirroring of") as image:
+    def disable(self, *, force: bool) -> bool:
+        """Switch mirroring off; a secondary librbd promotes by force first, see ``rollback``."""
+        rollback = self._prepare_rollback()
+        if rollback is Rollback.HELD:
+            return False
+        with self._change("disabling mirroring of", leash=_LEASHES[rollback]) as image:
+            self._require_no_new_copy(rollback)
             try:
                 image.mirror_image_disable(force)
             except rbd.ImageBusy as exc:
@@ -226,16 +232,16 @@ class LeasedCephImage(CephImage):
                     f"{self.spec} stays mirrored: a mirrored clone depends on it "
                     f"({clones or 'none is listed'}); disable replication of its clones first"
                 ) from exc
+        return True
 
-    def promote(self, *, force: bool, rolls_back: bool = False) -> bool:
+    def promote(self, *, force: bool) -> bool:
         """Promote; ``False`` when librbd refuses for the time being."""
-        if force:
-            rollback = self._prepare_rollback()
-            if rollback is Rollback.HELD:
-                return False
-            rolls_back = rolls_back or rollback is Rollback.READY
-        leash = LONG_LEASH if rolls_back else LEASH
-        with self._change("promoting", leash=leash, peers=not force) as image:
+        rollback = self._prepare_rollback() if force else Rollback.NONE
+        if rollback is Rollback.HELD:
+            return False
+        with self._change("promoting", leash=_LEASHES[rollback], peers=not force) as image:
+            if force:
+                self._require_no_new_copy(rollback)
             try:
                 image.mirror_image_promote(force)
             except (rbd.ImageBusy, rbd.ReadOnlyImage):
@@ -254,7 +260,17 @@ class LeasedCephImage(CephImage):
                 return Rollback.NONE
             self.looks.confirm(self.spec, read_view(ioctx, seen), peers=False)
             self.sign(cluster)
-            return prepare(ioctx, self.held.image_id, seen.mirroring.global_id)
+            return prepare(cluster, ioctx, self.held.image_id, seen.mirroring.global_id)
+
+    def _require_no_new_copy(self, rollback: Rollback) -> None:
+        """Look whether rbd-mirror has begun a copy since it was decided that there is none."""
+        if rollback is not Rollback.NONE:
+            return  # it leaves the image alone by now
+        if is_needed(self._header().snapshots):
+            raise ImageChanged(
+                f"rbd-mirror began a copy of {self.spec} in this moment; nothing was done; "
+                "ask again"
+            )
 
     def demote(self) -> None:
         """Demote."""

@@ -9,14 +9,16 @@ librbd does not go back at all, and promotes the mixture.
 
 What is right is the snapshot of the half copy itself. librbd takes the newest one that is marked
 complete below an incomplete orphan (a copy of nobody's, which librbd takes first, too). So the
-orphan is added, and the mark is set. Once it sees an orphan, rbd-mirror leaves the image alone; and
-whoever comes after a crash, here or in librbd, finds the orphan and goes on.
+orphan is added, and the mark is set. Once it sees an orphan, rbd-mirror leaves the image alone (but
+for one of which it has copied nothing: that it takes for a copy of its own which it had just begun,
+and removes it); and whoever comes after a crash, here or in librbd, finds the orphan and goes on.
 
 There is no way back where users took snapshots since the last whole copy. rbd-mirror writes their
 data first, in each object, as a part of the time before the copy's snapshot, and so over the last
 whole copy; the snapshot of the half copy holds a mixture (seen on Ceph 16.2 and 20.2).
 """
 
+import errno
 import struct
 import uuid
 from collections.abc import Sequence
@@ -39,6 +41,10 @@ _MIRROR: Final = 3
 """``SNAPSHOT_NAMESPACE_TYPE_MIRROR``."""
 _NO_SNAPSHOT: Final = (1 << 64) - 2
 """``CEPH_NOSNAP``."""
+_BEGUN: Final = 1
+"""Objects that the orphan claims to hold, so that rbd-mirror does not remove it."""
+_TRIES: Final = 16
+"""How often an orphan gets another number, when librbd took a newer one in that moment."""
 _NOTIFYING: Final = 2000
 """Milliseconds that watchers have to answer."""
 
@@ -64,12 +70,14 @@ def overwritten_by(header: Header) -> tuple[str, ...]:
     _, copy = _newest(header.snapshots)
     if copy is None or copy.complete:
         return ()
-    base = max((each.number for each in header.snapshots if each.number < copy.number), default=0)
-    between = (each for each in header.user_snapshots if base < each.number < copy.number)
+    earlier = [each.number for each in header.snapshots if each.number < copy.number]
+    if not earlier:
+        return ()  # the first copy, with nothing below
+    between = (each for each in header.user_snapshots if earlier[-1] < each.number < copy.number)
     return tuple(each.name for each in between)
 
 
-def prepare(ioctx: rados.Ioctx, image_id: str, global_id: str) -> Rollback:
+def prepare(cluster: rados.Rados, ioctx: rados.Ioctx, image_id: str, global_id: str) -> Rollback:
     """Have librbd's next promotion by force take the image back to its last whole copy.
 
     Only under the lease, and when the image is to be promoted by force in any case.
@@ -77,22 +85,23 @@ def prepare(ioctx: rados.Ioctx, image_id: str, global_id: str) -> Rollback:
     snapshots = read_header(ioctx, image_id).snapshots
     if not is_needed(snapshots):
         return Rollback.NONE
-    if not _newest(snapshots)[0]:
-        _add_orphan(ioctx, image_id, global_id)
     with rbd.Image(ioctx, image_id=image_id, read_only=True) as image:
-        if is_followed(image):
+        if not _newest(snapshots)[0]:
+            with cluster.open_ioctx2(image.data_pool_id()) as data:
+                _add_orphan(ioctx, data, image_id, global_id)
+        if is_followed(ioctx, image):
             return Rollback.HELD
     orphans, copy = _newest(read_header(ioctx, image_id).snapshots)
     if copy is None or not orphans:
         return Rollback.HELD  # rbd-mirror changed it in this moment
     if copy.complete and copy.copied:
         # by rbd-mirror, before it let go: the mark set here counts no objects
-        _mark(ioctx, image_id, orphans[0], complete=True)
+        _mark(ioctx, image_id, orphans[0], complete=True, copied=_BEGUN)
         return Rollback.NONE
-    if orphans[0].complete:
-        _mark(ioctx, image_id, orphans[0], complete=False)
+    if orphans[0].complete or not orphans[0].copied:
+        _mark(ioctx, image_id, orphans[0], complete=False, copied=_BEGUN)
     if copy.epoch is Epoch.NON_PRIMARY and not copy.complete:
-        _mark(ioctx, image_id, copy, complete=True)
+        _mark(ioctx, image_id, copy, complete=True, copied=0)
     return Rollback.READY
 
 
@@ -106,24 +115,36 @@ def _newest(
     return orphans, below[0] if below and below[0].epoch in _COPIES else None
 
 
-def _add_orphan(ioctx: rados.Ioctx, image_id: str, global_id: str) -> None:
-    """Add what tells rbd-mirror to let go, with cls_rbd's own method; then wake it."""
+def _add_orphan(ioctx: rados.Ioctx, data: rados.Ioctx, image_id: str, global_id: str) -> None:
+    """Add what tells rbd-mirror to let go, with cls_rbd's own method; then wake it.
+
+    Snapshots are numbered by the pool that holds the image's data, which may be another one.
+    """
     namespace = structure(
         struct.pack("<IBB", _MIRROR, rbd.RBD_SNAP_MIRROR_STATE_NON_PRIMARY, 0),
         struct.pack("<I", 0) + text(""),
-        struct.pack("<QQI", _NO_SNAPSHOT, 0, 0),
+        struct.pack("<QQI", _NO_SNAPSHOT, _BEGUN, 0),
     )
     name = f".mirror.non_primary.{global_id}.{uuid.uuid4()}"
     with step("adding an orphan snapshot to"):
-        number = ioctx.create_self_managed_snap()
-        request = text(name) + struct.pack("<Q", number) + namespace
-        ioctx.execute(header_object(image_id), "rbd", "snapshot_add", request)
+        for left in reversed(range(_TRIES)):
+            number = data.create_self_managed_snap()
+            request = text(name) + struct.pack("<Q", number) + namespace
+            try:
+                ioctx.execute(header_object(image_id), "rbd", "snapshot_add", request)
+            except rados.OSError as exc:
+                if exc.errno != errno.ESTALE or not left:
+                    raise
+            else:
+                break
     with suppress(rados.Error):  # the header was changed, whoever answers
         ioctx.notify(header_object(image_id), "", _NOTIFYING)
 
 
-def _mark(ioctx: rados.Ioctx, image_id: str, snapshot: MirrorSnapshot, *, complete: bool) -> None:
+def _mark(
+    ioctx: rados.Ioctx, image_id: str, snapshot: MirrorSnapshot, *, complete: bool, copied: int
+) -> None:
     method = "mirror_image_snapshot_set_copy_progress"
     with step("marking a snapshot of"):
-        request = struct.pack("<QBQ", snapshot.number, complete, 0)
+        request = struct.pack("<QBQ", snapshot.number, complete, copied)
         ioctx.execute(header_object(image_id), "rbd", method, request)

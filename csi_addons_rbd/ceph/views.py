@@ -37,7 +37,7 @@ def read_view(ioctx: rados.Ioctx, seen: Sighting) -> MirrorView:
         return _unmirrored(ioctx, image_id or "")
     local, peers = seen.statuses
     header = read_header(ioctx, image_id)
-    history = _history(ioctx, image_id, mirroring, header)
+    history = _history(ioctx, seen, mirroring, header)
     notes = notes_among(header.metadata)
     switching = history == NOTHING and SWITCHING in notes
     return MirrorView(
@@ -73,9 +73,10 @@ def read_resync_wish(ioctx: rados.Ioctx, name: str) -> bool:
     )
 
 
-def _history(ioctx: rados.Ioctx, image_id: str, mirroring: Mirroring, header: Header) -> History:
+def _history(ioctx: rados.Ioctx, seen: Sighting, mirroring: Mirroring, header: Header) -> History:
     if mirroring.mode is MirroringMode.JOURNAL:
-        return journal_history(ioctx, image_id)
+        _, peers = seen.statuses
+        return journal_history(ioctx, str(seen.image_id), [peer.site for peer in peers])
     history = snapshot_history(header.snapshots)
     return replace(history, overwritten_by=overwritten_by(header))
 

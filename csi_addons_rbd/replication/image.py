@@ -117,8 +117,8 @@ class History:
     """Snapshot mode: whether all snapshots of the present primary epoch are torn: no peer can
     follow into it before there is another."""
     first: int = 0
-    """Oldest snapshot or tag of which the image shows that it is of the present primary epoch: what
-    was noted under a smaller ``mark`` is of an earlier one. 0 where nothing shows it."""
+    """Oldest number that a snapshot or tag of the present primary epoch may have, as far as the
+    image still shows: what was noted under a smaller ``mark`` is of an earlier one."""
     agreed_at: int | None = None
     """Snapshot mode: when the demotion was taken that the present primary epoch began with, and
     that both sides had whole, as ``began_at``."""
@@ -378,14 +378,17 @@ class LeasedImage(MirroredImage, Protocol):
         """Switch mirroring on, and the features that journal mode needs."""
         ...
 
-    def disable(self, *, force: bool) -> None:
-        """Switch mirroring off."""
+    def disable(self, *, force: bool) -> bool:
+        """Switch mirroring off; ``False`` while rbd-mirror has a half made copy open.
+
+        librbd promotes a secondary first, and takes a half made copy back, which may last minutes.
+        """
         ...
 
-    def promote(self, *, force: bool, rolls_back: bool = False) -> bool:
+    def promote(self, *, force: bool) -> bool:
         """Promote; ``False`` when librbd refuses (EBUSY, EROFS), for which there are reasons.
 
-        Rolling back an incomplete copy may take many minutes.
+        Taking back a half made copy may last minutes.
         """
         ...
 

@@ -64,8 +64,9 @@ class Observation:
     undecided: Lasting = field(default_factory=lambda: Lasting(blind=_BLIND))
     unheard: Lasting = field(default_factory=Lasting)
     silence: Lasting = field(default_factory=Lasting)
-    unwatched: Lasting = field(default_factory=Lasting)
-    """The lock whose client does not watch; one that comes back to its watch changes it."""
+    unwatched: Lasting = field(default_factory=lambda: Lasting(blind=_BLIND))
+    """The lock whose client does not watch; it may have come back to its watch, and lost it again,
+    while nobody looked."""
     last_sync: Synced | None = None
     """Newest time at which a peer was known to have everything."""
     _clock: tuple[int, float] = (0, 0.0)
@@ -92,10 +93,14 @@ class Observation:
         if not view.primary:
             self.last_sync = self._primary = None
             return
-        term = (view.mirroring, view.history.first)
-        if self._primary is None or term != self._term:
-            self._term, self._primary = term, Hindsight(self.check_interval)
-        self._primary.note(view)
+        mirroring, first = self._term
+        known = first if self._primary is not None and view.mirroring == mirroring else -1
+        if view.history.first > known:
+            self._primary = Hindsight(self.check_interval)
+        # what shows where the term began may be dropped while it lasts
+        self._term = (view.mirroring, max(known, view.history.first))
+        if self._primary is not None:
+            self._primary.note(view)
 
     @property
     def cluster_time(self) -> int:

@@ -162,11 +162,11 @@ def _force(
         if view.primary:
             return True
         _require_not_moved(image.spec, start, view)
+        require_complete_copy(image.spec, view, observation)  # it may be another, after a resync
         _require_way_back(image.spec, view, observation)
         require_room_to_promote(leased, view)
-        incomplete = bool(view.history.progress)
         _note_readers(leased, view)
-        return leased.promote(force=True, rolls_back=incomplete)
+        return leased.promote(force=True)
 
 
 def _await_data(

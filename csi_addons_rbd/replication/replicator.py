@@ -222,6 +222,8 @@ class Replicator:
                 forget_ended_schedule(image)  # that one did end: with the term before
             promote(image, view, force=call.force, observation=observation, patience=patience)
             observation.last_sync = agreed(view, image.view(), force=call.force)
+            if observation.last_sync is None and LAST_SYNC in view.notes:
+                image.note(LAST_SYNC, None, only=view.notes[LAST_SYNC])  # of an earlier term
         fill_hollow_epoch(image, image.view() if view.torn else view, patience, promoting=True)
         forget_resync(image, image.resync_text(), patience.call, is_void=_is_primary)
         if DEMOTING in view.notes:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """EnableVolumeReplication and DisableVolumeReplication: mirroring of one image on and off."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,12 +15,15 @@ from csi_addons_rbd.replication.errors import (
     ImageTorn,
     MirroringDisabling,
     ModeMismatch,
+    NoCompleteCopy,
     ParentNotMirrored,
     PoolNotMirrored,
     SecondaryUnhealthy,
 )
 from csi_addons_rbd.replication.image import (
     Epoch,
+    ImageSpec,
+    LeasedImage,
     MirroredImage,
     MirrorState,
     MirrorView,
@@ -29,6 +33,7 @@ from csi_addons_rbd.replication.image import (
 )
 from csi_addons_rbd.replication.notes import SWITCHING
 from csi_addons_rbd.replication.observations import Observation
+from csi_addons_rbd.replication.patience import POLL
 from csi_addons_rbd.replication.sync_info import Role, role, text
 from csi_addons_rbd.replication.torn import (
     require_lasting,
@@ -177,12 +182,34 @@ def disable(
         if not now.primary and now.history.epoch is not Epoch.NONE and now.mode in _BY_SNAPSHOTS:
             # librbd promotes a secondary before it disables it
             require_room(leased, now, snapshots_to_promote(now))
+            _require_way_back(image.spec, now)
         clear(leased)
         make_writable(leased, now)
         with _switching(leased):
-            leased.disable(force=force or not view.primary)
+            _switch_off(leased, force=force or not view.primary, until=until)
     if image.view().state is not MirrorState.DISABLED:
         raise MirroringDisabling(f"mirroring of {image.spec} is being switched off; ask again")
+
+
+def _require_way_back(spec: ImageSpec, view: MirrorView) -> None:
+    """Refuse what would have librbd destroy the rest of a copy that is only half overwritten."""
+    if view.history.overwritten_by:
+        raise NoCompleteCopy(
+            f"the newest copy of {spec} is half made ({view.history.progress}), over the last "
+            "whole one, and librbd, which promotes an image before it disables it, would take it "
+            "back further than that; copy what you need of it, or of an older snapshot "
+            f"('rbd cp {spec.path} ...'), then run 'rbd mirror image disable --force {spec.path}'"
+        )
+
+
+def _switch_off(image: LeasedImage, *, force: bool, until: Deadline) -> None:
+    while not image.disable(force=force):
+        if until.remaining <= POLL:
+            raise MirroringDisabling(
+                f"rbd-mirror of this site still has {image.spec} open, with a half made copy; it "
+                "lets go when it runs, or is dead for 30 s; ask again"
+            )
+        time.sleep(POLL)
 
 
 def is_left_alone(

@@ -11,10 +11,11 @@ import rbd
 from csi_addons_conformance.case import poll, settle
 from csi_addons_conformance.stage import Stage
 
-from csi_addons_rbd.ceph import fault_points
+from csi_addons_rbd.ceph import fault_points, mirror
 from csi_addons_rbd.ceph.connections import Connections, Purpose
 from csi_addons_rbd.ceph.fault_points import FaultPoints
 from csi_addons_rbd.ceph.pulse import LEASH, Use
+from csi_addons_rbd.ceph.rollback import Rollback
 from csi_addons_rbd.ceph.volumes import Volumes
 from csi_addons_rbd.replication.calls import Credentials, InfoCall, Place
 from csi_addons_rbd.replication.deadline import Deadline
@@ -81,8 +82,11 @@ def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
-def test_a_roll_back_has_minutes_after_a_silence(stage: Stage, fault: Path) -> None:
+def test_a_roll_back_has_minutes_after_a_silence(
+    stage: Stage, fault: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And so has the lease around it; what may take no minutes hangs after 20 s."""
+    monkeypatch.setitem(mirror._LEASHES, Rollback.NONE, mirror._LEASHES[Rollback.READY])
     volume, connections = stage.enabled(), Connections(connect_timeout=5, read_timeout=10)
     settle(lambda: stage.here.client.demote(volume.handle))
     place, credentials = place_of(stage)
@@ -92,7 +96,7 @@ def test_a_roll_back_has_minutes_after_a_silence(stage: Stage, fault: Path) -> N
     def roll_back() -> bool:
         with image.lease(Deadline.after(60)) as leased:
             leased.view()
-            return leased.promote(force=True, rolls_back=True)
+            return leased.promote(force=True)
 
     def stuck() -> list[float]:
         return [use.leash for use in connections.pulse.look()]

@@ -112,8 +112,8 @@ MUTATIONS: Final = (
     Mutation(
         name="librbd chooses where to go back to",
         file="ceph/mirror.py",
-        old="        if force:\n            rollback",
-        new="        if not self:\n            rollback",
+        old="self._prepare_rollback() if force else",
+        new="Rollback.NONE if force else",
         case="promote/forced-half-copied",
         alone=True,
     ),

@@ -3,8 +3,9 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from signal import SIGCONT, SIGSTOP
 from typing import Any, TypeVar
@@ -28,12 +29,15 @@ from lab import Volume
 _T = TypeVar("_T")
 _BLOCK = 64 << 10
 _OBJECT = 4 << 20
-_SPARSE = 100 * _OBJECT
+SPARSE = 100 * _OBJECT
 """Bytes of a volume with many objects, and little in each."""
-_MARK = 256 << 10
+MARK = 256 << 10
+_DATA = "bulk"
+_OLDER = 200
+"""Snapshots that its images had before."""
 _MOMENT = 0.05
 """Seconds in which no copy of such a volume is made."""
-_BIG = 384 << 20
+BIG = 384 << 20
 """Bytes of a volume whose first copy takes long enough to be interrupted."""
 
 
@@ -114,21 +118,45 @@ def forced(stage: Stage) -> None:
     alone=True,
 )
 def forced_half_copied(stage: Stage) -> None:
-    """dr1 is lost in the middle of a copy, or of a demotion's: the last whole copy is there."""
-    for cut in (stage.here.take_mirror_snapshot, partial(_demote, stage.here)):
-        volume = stage.volume(size=_SPARSE)
-        _mark_blocks(stage.here, volume, b"1")
-        expect(stage.here.client.enable(volume.handle, mirroringMode=stage.mode), "OK")
-        stage.await_copy(volume)
-        poll(partial(_holds, stage.there, volume, b"1"), seconds=60, what="a whole copy")
-        _mark_blocks(stage.here, volume, b"2" * _MARK)
+    """dr1 is lost in the middle of a copy, or of a demotion's: the last whole copy is there.
+
+    Also where dr2 keeps the data of its images in a pool of its own, as with erasure coding.
+    """
+    for cut, pool in (
+        (stage.here.take_mirror_snapshot, _data_pool(stage.there)),
+        (partial(_demote, stage.here), nullcontext()),
+    ):
+        volume = stage.volume(size=SPARSE)
+        mark_blocks(stage.here, volume, b"1")
+        with pool:
+            expect(stage.here.client.enable(volume.handle, mirroringMode=stage.mode), "OK")
+            stage.await_copy(volume)
+        poll(partial(holds, stage.there, volume, b"1"), seconds=60, what="a whole copy")
+        mark_blocks(stage.here, volume, b"2" * MARK)
         try:
-            _cut_a_copy(stage, volume, cut)
+            cut_a_copy(stage, volume, cut)
             settle(partial(stage.there.client.promote, volume.handle, force=True))
-            found = _blocks(stage.there, volume)
+            found = blocks(stage.there, volume)
         finally:
             stage.there.site.start("rbd-mirror")
         require(found == {b"1"}, "what the last whole copy held", found)
+
+
+@contextmanager
+def _data_pool(at: SiteUnderTest) -> Iterator[None]:
+    """Have the images that are made meanwhile keep their data in a pool that is older than them."""
+    site = at.site
+    place = (site.pool, "rbd_default_data_pool")
+    site.ceph("osd", "pool", "create", _DATA)
+    site.rbd("pool", "init", _DATA)
+    with site.connect() as cluster, cluster.open_ioctx(_DATA) as ioctx:
+        for _ in range(_OLDER):
+            ioctx.create_self_managed_snap()
+    site.rbd("config", "pool", "set", *place, _DATA)
+    try:
+        yield
+    finally:
+        site.rbd("config", "pool", "remove", *place)
 
 
 @case(
@@ -141,18 +169,18 @@ def forced_half_copied(stage: Stage) -> None:
 )
 def forced_half_copied_snapshots(stage: Stage) -> None:
     """Nothing promotes the mixture; once rbd-mirror has made the copy whole, all of it is there."""
-    volume = stage.volume(size=_SPARSE)
-    _mark_blocks(stage.here, volume, b"1")
+    volume = stage.volume(size=SPARSE)
+    mark_blocks(stage.here, volume, b"1")
     expect(stage.here.client.enable(volume.handle, mirroringMode=stage.mode), "OK")
     stage.await_copy(volume)
-    poll(partial(_holds, stage.there, volume, b"1"), seconds=60, what="a whole copy")
-    _mark_blocks(stage.here, volume, b"2" * _MARK)
+    poll(partial(holds, stage.there, volume, b"1"), seconds=60, what="a whole copy")
+    mark_blocks(stage.here, volume, b"2" * MARK)
     with stage.here.image(volume, writing=True) as image:
         image.create_snap("between")
-    _mark_blocks(stage.here, volume, b"3" * _MARK)
+    mark_blocks(stage.here, volume, b"3" * MARK)
     force = partial(stage.there.client.promote, volume.handle, force=True)
     try:
-        _cut_a_copy(stage, volume, stage.here.take_mirror_snapshot)
+        cut_a_copy(stage, volume, stage.here.take_mirror_snapshot)
         expect(force(), "ABORTED", saying=("between",))
         with stage.here.without("rbd-mirror"):
             answer = settle(force, "FAILED_PRECONDITION", seconds=150)
@@ -161,7 +189,7 @@ def forced_half_copied_snapshots(stage: Stage) -> None:
     finally:
         stage.there.site.start("rbd-mirror")
     stage.move(stage.here, stage.there, volume)
-    found = _blocks(stage.there, volume)
+    found = blocks(stage.there, volume)
     require(found == {b"3"}, "what was written last", found)
 
 
@@ -169,7 +197,7 @@ def _demote(site: SiteUnderTest, volume: Volume) -> None:
     settle(lambda: site.client.demote(volume.handle))
 
 
-def _cut_a_copy(stage: Stage, volume: Volume, begin: Callable[[Volume], None]) -> None:
+def cut_a_copy(stage: Stage, volume: Volume, begin: Callable[[Volume], None]) -> None:
     """Begin a copy, and kill dr2's rbd-mirror in the middle of it."""
 
     def newest() -> Mapping[str, Any]:
@@ -194,22 +222,23 @@ def _cut_a_copy(stage: Stage, volume: Volume, begin: Callable[[Volume], None]) -
         raise SkippedError("the whole copy was made before rbd-mirror could be stopped")
 
 
-def _mark_blocks(site: SiteUnderTest, volume: Volume, data: bytes) -> None:
+def mark_blocks(site: SiteUnderTest, volume: Volume, data: bytes) -> None:
     """Begin each object of the image with the data."""
     with site.image(volume, writing=True) as image:
-        for offset in range(0, _SPARSE, _OBJECT):
+        for offset in range(0, SPARSE, _OBJECT):
             image.write(data, offset)
         image.flush()
 
 
-def _blocks(site: SiteUnderTest, volume: Volume) -> set[bytes]:
+def blocks(site: SiteUnderTest, volume: Volume) -> set[bytes]:
     """Read with what the objects begin."""
     with site.image(volume) as image:
-        return {bytes(image.read(offset, 1)) for offset in range(0, _SPARSE, _OBJECT)}
+        return {bytes(image.read(offset, 1)) for offset in range(0, SPARSE, _OBJECT)}
 
 
-def _holds(site: SiteUnderTest, volume: Volume, data: bytes) -> bool:
-    return _blocks(site, volume) == {data}
+def holds(site: SiteUnderTest, volume: Volume, data: bytes) -> bool:
+    """Tell whether all objects begin with that."""
+    return blocks(site, volume) == {data}
 
 
 # --- the last data ---------------------------------------------------------------------------
@@ -425,10 +454,10 @@ def last_data_lost(stage: Stage) -> None:
 )
 def first_sync(stage: Stage) -> None:
     """Half a copy is never promoted: ABORTED beside a live peer, FAILED_PRECONDITION without."""
-    volume = stage.volume(size=_BIG)
-    _fill(stage.here, volume)
+    volume = stage.volume(size=BIG)
+    fill(stage.here, volume)
     expect(stage.here.client.enable(volume.handle, mirroringMode=stage.mode), "OK")
-    _await_half_a_copy(stage.there, volume)
+    await_half_a_copy(stage.there, volume)
     with stage.there.without("rbd-mirror"):
         if stage.there.checksum(volume) == stage.here.checksum(volume):
             raise SkippedError("the whole copy was made before rbd-mirror could be stopped")
@@ -451,7 +480,7 @@ def _require_refused(stage: Stage, volume: Volume, code: str) -> None:
         require(not stage.there.primary(volume), "a secondary", "a primary")
 
 
-def _fill(site: SiteUnderTest, volume: Volume) -> None:
+def fill(site: SiteUnderTest, volume: Volume) -> None:
     """Write the whole image, so that its first copy takes a while."""
     chunk = os.urandom(4 << 20)
     with site.image(volume, writing=True) as image:
@@ -460,7 +489,7 @@ def _fill(site: SiteUnderTest, volume: Volume) -> None:
         image.flush()
 
 
-def _await_half_a_copy(site: SiteUnderTest, volume: Volume) -> None:
+def await_half_a_copy(site: SiteUnderTest, volume: Volume) -> None:
     """Wait until the copy is no longer being created, and no moment longer."""
     poll(
         lambda: site.exists(volume) and site.mirrored(volume),
