@@ -67,6 +67,7 @@ def snapshot_history(snapshots: Sequence[MirrorSnapshot]) -> History:
         complete=any(snap.complete for snap in snapshots),
         progress="" if newest.complete else f"copied {newest.copied} objects",
         unfinished=newest.unfinished,
+        orphaned=newest.orphan,
         hollow=bool(present) and all(snap.torn for snap in present),
         first=earlier[-1].number + 1 if present and earlier else 0,
         agreed_at=_agreed_at(earlier) if present else None,

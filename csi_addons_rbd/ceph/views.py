@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One read of an image → the model's view of its mirroring."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -16,7 +17,7 @@ from csi_addons_rbd.ceph.rollback import overwritten_by
 from csi_addons_rbd.ceph.sightings import Sighting
 from csi_addons_rbd.replication.calls import MirroringMode
 from csi_addons_rbd.replication.image import Epoch, History, MirrorState, MirrorView, Torn
-from csi_addons_rbd.replication.notes import SWITCHING
+from csi_addons_rbd.replication.notes import SWITCHING, noted_demotion
 
 _MIRROR_METADATA: Final = ".rbd_mirror."
 """Where rbd-mirror keeps what it knows of an image, one entry for each peer."""
@@ -51,7 +52,7 @@ def read_view(ioctx: rados.Ioctx, seen: Sighting) -> MirrorView:
         peered=bool(peers) or _has_peer(ioctx),
         history=history,
         notes=notes,
-        torn=_torn(mirroring, history, header),
+        torn=_torn(mirroring, history, header) or _unproven(history, notes),
     )
 
 
@@ -94,6 +95,12 @@ def _torn(mirroring: Mirroring, history: History, header: Header) -> Torn | None
     # librbd takes an image without any mirror snapshot for a primary when it disables it
     disabling = mirroring.state is MirrorState.DISABLING and history.epoch is Epoch.NONE
     return Torn.READ_ONLY if disabling or history.epoch is Epoch.PRIMARY else None
+
+
+def _unproven(history: History, notes: Mapping[str, str]) -> Torn | None:
+    demotion = noted_demotion(notes)
+    anew = demotion is not None and demotion.anew
+    return Torn.UNPROVEN if anew and history.epoch is Epoch.PRIMARY else None
 
 
 def _unmirrored(ioctx: rados.Ioctx, image_id: str) -> MirrorView:

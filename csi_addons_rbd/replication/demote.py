@@ -13,7 +13,13 @@ from csi_addons_rbd.replication.errors import (
     ResyncPending,
 )
 from csi_addons_rbd.replication.holders import require_nobody_came, require_unheld
-from csi_addons_rbd.replication.image import LeasedImage, MirroredImage, MirrorView, SiteStatus
+from csi_addons_rbd.replication.image import (
+    LeasedImage,
+    MirroredImage,
+    MirrorView,
+    SiteStatus,
+    Torn,
+)
 from csi_addons_rbd.replication.info import note_last_sync
 from csi_addons_rbd.replication.notes import (
     SCHEDULE,
@@ -22,6 +28,7 @@ from csi_addons_rbd.replication.notes import (
     ended,
     late_readers,
     note_demotion,
+    noted_demotion,
 )
 from csi_addons_rbd.replication.observations import Observation
 from csi_addons_rbd.replication.patience import POLL, Hindsight, Patience
@@ -48,7 +55,7 @@ def demote(
             # a driver that froze in the middle of a change may be who, until it is fenced
             require_unheld(leased, observation, patience)
     # nothing was written since a promotion that was cut short: there is nothing to follow
-    unwritten = view.torn is not None and view.history.hollow
+    unwritten = view.torn is Torn.READ_ONLY and view.history.hollow
     epoch = view.history.began
     if not unwritten:
         epoch = _await_peers(image, view, observation, patience)
@@ -63,19 +70,23 @@ def demote(
             if view.mode is MirroringMode.SNAPSHOT:
                 require_room(leased, view, 1)
             note_last_sync(leased, view, observation)
-            _demote_without_schedule(leased, patience)
+            _demote_without_schedule(leased, observation, patience)
     after = image.view()
     if after.primary or after.torn is not None:
         raise ImageChanged(f"{image.spec} was demoted, but does not read so; ask again")
 
 
-def _demote_without_schedule(image: LeasedImage, patience: Patience) -> None:
+def _demote_without_schedule(
+    image: LeasedImage, observation: Observation, patience: Patience
+) -> None:
     """Demote, and first end the schedule: after a crash it would stay in the manager."""
     schedule = end_schedule(image)
-    note_demotion(image, Demotion())
+    standing = noted_demotion(image.notes())
+    # until it is demoted, it is a primary of which nobody knows whether a peer was one, too
+    note_demotion(image, Demotion(anew=standing is not None and standing.anew))
     try:
         image.demote()
-        require_nobody_came(image, patience)
+        require_nobody_came(image, observation, patience)
     except LEASE_LOSSES:
         raise
     except DriverError:

@@ -42,6 +42,8 @@ _GONE: Final = 1
 passes."""
 _DEAD: Final = 60
 """Seconds without a watch after which the owner of the exclusive lock counts as dead."""
+_MARGIN: Final = 5
+"""Seconds that are left for the change itself, and the answer."""
 _LOOKED_AT: Final = 5
 """Seconds of these that must be seen by the call itself."""
 _WAY_OUT: Final = (
@@ -56,7 +58,7 @@ def require_unheld(image: LeasedImage, observation: Observation, patience: Patie
     Raises:
         ImageInUse: somebody does, or the dead cannot be fenced.
     """
-    holders = _staying(image, observation, patience.until)
+    holders = _staying(image, observation, patience.call.earlier(_MARGIN))
     if not holders:
         return
     words = ", ".join(f"{holder} ({holder.grip.value})" for holder in holders)
@@ -110,13 +112,18 @@ def _unwatched(holders: Iterable[Holder], observation: Observation) -> float:
     return lasted if silent else 0
 
 
-def require_nobody_came(image: LeasedImage, patience: Patience) -> None:
+def require_nobody_came(image: LeasedImage, observation: Observation, patience: Patience) -> None:
     """Look whether a client came between the last look and the demotion; take it back then.
+
+    A mere watch may be that of the manager, or of an rbd-mirror that has just begun: it can write
+    nothing by now, so it is given time to go.
 
     Raises:
         ImageInUse: one came.
     """
     holders = image.holders()
+    if holders and all(each.grip is Grip.WATCH for each in holders):
+        holders = _staying(image, observation, patience.call.earlier(_MARGIN))
     view = image.view()
     if view.primary:
         return  # not demoted: the caller says so

@@ -57,6 +57,9 @@ class Torn(StrEnum):
     DEMOTION = "demoted, but its demotion was not written to the end, so that no peer gets it"
     """Snapshot mode: the demotion's snapshot is not complete. Journal mode: its tag is there, its
     entry is not. The peer waits for the rest for ever."""
+    UNPROVEN = "primary, promoted only to make a demotion anew, which was cut short once more"
+    """It can be written, but whether a peer was primary since that demotion nobody has found out.
+    This driver's own note of the demotion tells it."""
     UNMIRRORED = "not mirrored, and yet read-only (feature non-primary)"
     """Mirroring of the first kind was switched off by a tool that did not look."""
 
@@ -113,6 +116,9 @@ class History:
     """Journal mode: those that once copied the whole image from here."""
     unfinished: bool = False
     """Whether this site's own demotion is not written to the end: see ``Torn.DEMOTION``."""
+    orphaned: bool = False
+    """Snapshot mode: whether a promotion by force was begun here and not brought to its end:
+    this site's rbd-mirror leaves the image alone since."""
     hollow: bool = False
     """Snapshot mode: whether all snapshots of the present primary epoch are torn: no peer can
     follow into it before there is another."""

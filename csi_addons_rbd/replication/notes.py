@@ -100,12 +100,13 @@ class Demotion:
     """Who appeared in the middle of it; nobody while that was not looked for."""
     mark: int | None = None
     """With clients: which demotion that was, see ``History.mark``."""
+    anew: bool = False
+    """Whether the image was promoted for it, to be demoted at once: without a look at peers."""
 
 
 def note_demotion(image: MirroredImage, demotion: Demotion) -> None:
     """Write down a demotion."""
-    values = {"clients": demotion.clients, "mark": demotion.mark}
-    image.note(DEMOTING, json.dumps(values))
+    image.note(DEMOTING, json.dumps(asdict(demotion)))
 
 
 def noted_demotion(notes: Mapping[str, str]) -> Demotion | None:
@@ -114,7 +115,11 @@ def noted_demotion(notes: Mapping[str, str]) -> Demotion | None:
         return None
     try:
         values = json.loads(notes[DEMOTING])
-        return Demotion(clients=tuple(map(str, values["clients"])), mark=values["mark"])
+        return Demotion(
+            clients=tuple(map(str, values["clients"])),
+            mark=values["mark"],
+            anew=bool(values.get("anew", False)),
+        )
     except _UNREADABLE:
         return Demotion()
 

@@ -324,6 +324,12 @@ class _Judge:
         return self._undecided(alive)
 
     def _demoted(self, view: MirrorView, alive: list[SiteStatus], standstill: float) -> str:
+        if view.history.orphaned:
+            return (
+                "a promotion by force was begun here and not ended, since when nothing of the peer "
+                "arrives; promote the peer again, or force this side, which gives up what the peer "
+                "wrote since"
+            )
         if alive and not self._local_alive(view):
             raise MirrorDaemonDown(
                 f"the peer of {self.spec} is demoted, but rbd-mirror of this site is down or "

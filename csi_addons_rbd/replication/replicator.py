@@ -213,7 +213,8 @@ class Replicator:
         _require_mirrored(image, view)
         if view.torn is Torn.DEMOTION and not call.force:
             view = finish_torn_demotion(image, view, patience)
-        if view.torn is Torn.READ_ONLY or (view.torn is Torn.DEMOTION and not call.force):
+        torn = view.torn in (Torn.READ_ONLY, Torn.UNPROVEN)
+        if torn or (view.torn is Torn.DEMOTION and not call.force):
             end_torn_promotion(
                 image, view, force=call.force, observation=observation, patience=patience
             )

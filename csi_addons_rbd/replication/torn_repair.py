@@ -2,6 +2,7 @@
 """Brings a torn image to one of the two sides; how it is told from others: ``torn``."""
 
 import time
+from typing import Final
 
 import structlog
 
@@ -22,6 +23,7 @@ from csi_addons_rbd.replication.image import (
     MirrorView,
     Torn,
 )
+from csi_addons_rbd.replication.notes import DEMOTING, Demotion, note_demotion
 from csi_addons_rbd.replication.observations import SILENCE, Observation
 from csi_addons_rbd.replication.patience import POLL, Hindsight, Patience
 from csi_addons_rbd.replication.sync_info import Role, role, text
@@ -32,6 +34,7 @@ from csi_addons_rbd.replication.torn import (
     words,
 )
 
+_WRITABLE: Final = (None, Torn.UNPROVEN)
 _log = structlog.get_logger()
 
 
@@ -86,6 +89,7 @@ def _demote_anew(
     if view.mode is MirroringMode.SNAPSHOT:
         require_room(image, view, 2)
     _log.warning("a torn demotion is made anew", image=image.spec.path)
+    note_demotion(image, Demotion(anew=True))
     _promote(image)
     require_unheld(image, observation, patience)
     image.demote()
@@ -108,11 +112,11 @@ def fill_hollow_epoch(
     image: MirroredImage, view: MirrorView, patience: Patience, *, promoting: bool
 ) -> None:
     """Take the mirror snapshot that peers need to follow: the promotion's own is torn."""
-    if not view.history.hollow or view.torn is not None:
+    if not view.history.hollow or view.torn not in _WRITABLE:
         return
     with image.lease(patience.call) as leased:
         now = leased.view()
-        if now.history.hollow and now.torn is None:
+        if now.history.hollow and now.torn in _WRITABLE:
             require = require_room_to_promote if promoting else require_room
             require(leased, now, 1)
             leased.take_snapshot()
@@ -165,6 +169,9 @@ def _end_as_primary(image: LeasedImage, view: MirrorView) -> None:
         require_room_to_promote(image, view)
         _log.warning("a torn demotion is taken back", image=image.spec.path)
         _promote(image)
+        return
+    if view.torn is Torn.UNPROVEN:
+        image.note(DEMOTING, None)
         return
     if view.history.hollow:  # peers follow from the next snapshot on, which is taken then
         require_room_to_promote(image, view, 1)

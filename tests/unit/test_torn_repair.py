@@ -21,7 +21,9 @@ from csi_addons_rbd.replication.calls import (
 )
 from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import (
+    ClusterUnreachable,
     DataPending,
+    DriverError,
     ImageChanged,
     ImageTorn,
     PeerIsPrimary,
@@ -36,8 +38,10 @@ from csi_addons_rbd.replication.image import (
     MirrorState,
     MirrorView,
     ResyncRecord,
+    SiteState,
     Torn,
 )
+from csi_addons_rbd.replication.notes import DEMOTING, noted_demotion
 from csi_addons_rbd.replication.replicator import Replicator
 from csi_addons_rbd.replication.volume_id import VolumeId
 
@@ -75,6 +79,8 @@ class Image:
     becomes: MirrorView | None = None
     """What it shows from the third look on, if another driver, or rbd-mirror, changes it."""
     room: int | None = None
+    dies: bool = False
+    """Whether the driver dies before it demotes."""
     done: list[str] = field(default_factory=list)
     spec: ImageSpec = SPEC
     looks: int = 0
@@ -109,6 +115,8 @@ class Image:
 
     def demote(self) -> None:
         """Demote."""
+        if self.dies:
+            raise ClusterUnreachable("gone")
         self._do("demote", primary=False)
 
     def make_writable(self) -> None:
@@ -125,11 +133,16 @@ class Image:
         return ()
 
     def notes(self) -> Mapping[str, str]:
-        """Find none."""
-        return {}
+        """Read them."""
+        return self.seen.notes
 
     def note(self, key: str, value: str | None, *, only: str | None = None) -> None:
         """Write one, which is no change of the image."""
+        del only
+        notes = {each: text for each, text in self.seen.notes.items() if each != key}
+        self.seen = replace(self.seen, notes=notes if value is None else {**notes, key: value})
+        if value is None and self.seen.torn is Torn.UNPROVEN:
+            self.seen = replace(self.seen, torn=None)
 
     def resync_record(self) -> ResyncRecord | None:
         """Find none."""
@@ -213,6 +226,33 @@ def test_a_demotion_is_made_anew() -> None:
     image = Image(CUT)
     ask(image, DEMOTE)
     assert image.done == ["promote", "demote"]
+
+
+@pytest.mark.parametrize(
+    ("says", "refusal"), [(REPLAYING, None), (PRIMARY, PeerIsPrimary), (DEMOTED, DataPending)]
+)
+def test_a_demotion_that_is_cut_short_anew_leaves_no_proven_primary(
+    says: tuple[SiteState, str], refusal: type[DriverError] | None
+) -> None:
+    """It was promoted for a moment, without a look at the peers: Promote looks at them first."""
+    image = Image(CUT, dies=True)
+    with pytest.raises(ClusterUnreachable):
+        ask(image, DEMOTE)
+    assert image.done == ["promote"]
+    anew = noted_demotion(image.notes())
+    assert anew is not None
+    assert anew.anew
+    # as a reading of the image would show it
+    image.seen = replace(image.seen, torn=Torn.UNPROVEN, peers=(status("a", says),))
+    with pytest.raises(ImageTorn):
+        ask(image, ENABLE)
+    if refusal is None:
+        ask(image, PROMOTE)
+        assert (image.done, image.notes()) == (["promote"], {})
+        return
+    with pytest.raises(refusal):
+        ask(image, PROMOTE)
+    assert DEMOTING in image.notes()
 
 
 def test_a_demotion_is_not_made_anew_beside_a_primary() -> None:
