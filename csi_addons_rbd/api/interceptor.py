@@ -12,7 +12,6 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -26,6 +25,7 @@ from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from csi_addons_rbd.api.render import render
+from csi_addons_rbd.api.threads import Threads
 from csi_addons_rbd.metrics import Metrics
 from csi_addons_rbd.replication import errors
 
@@ -100,7 +100,7 @@ class CallInterceptor(grpc.ServerInterceptor):
         self._max_calls = max_calls
         self._free = threading.BoundedSemaphore(max_calls)
         self._metrics = metrics
-        self._aside = ThreadPoolExecutor(_ASIDE, thread_name_prefix="identity")
+        self._aside = Threads(_ASIDE, "identity")
         self._run = secrets.token_hex(3)
         self._numbers = itertools.count(1)
 

@@ -5,7 +5,6 @@ A synchronous server on a pool of threads: librbd has no asynchronous form of th
 matter here, so one plain function a call says best what happens.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import grpc
@@ -24,6 +23,7 @@ from csi_addons_rbd.api.identity import Identity
 from csi_addons_rbd.api.interceptor import CODES, CallInterceptor
 from csi_addons_rbd.api.socket_file import SocketFile
 from csi_addons_rbd.api.streams import StreamInterceptor
+from csi_addons_rbd.api.threads import Threads
 from csi_addons_rbd.config import Config
 from csi_addons_rbd.metrics import Metrics
 
@@ -51,7 +51,7 @@ class Server:
         self._socket = SocketFile(config.endpoint)
         threads = config.max_calls + _SPARE_THREADS
         self._server = grpc.server(
-            ThreadPoolExecutor(max_workers=threads, thread_name_prefix="call"),
+            Threads(threads, "call"),
             interceptors=[
                 StreamInterceptor(),
                 CallInterceptor(

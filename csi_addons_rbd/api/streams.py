@@ -8,10 +8,11 @@ does for each of its calls, and who left many open loses the oldest.
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeAlias
 
 import grpc
+
+from csi_addons_rbd.api.threads import Threads
 
 _REFLECTION: Final = "/grpc.reflection."
 _MOST: Final = 16
@@ -30,7 +31,7 @@ class OpenStreams:
         self._lock = threading.Lock()
         self._open: OrderedDict[grpc.ServicerContext, None] = OrderedDict()
         # one more, for the stream that comes while the oldest is being ended
-        self._threads = ThreadPoolExecutor(_MOST + 1, thread_name_prefix=name)
+        self._threads = Threads(_MOST + 1, name)
 
     def limited(self, behavior: _Handler) -> _Handler:
         """Wrap a method of streams."""

@@ -22,7 +22,7 @@ from csi_addons_rbd.ceph.image_notes import notes_among, replace_note
 from csi_addons_rbd.ceph.last_look import FRESH, LastLook
 from csi_addons_rbd.ceph.leases import CephLease
 from csi_addons_rbd.ceph.limits import within
-from csi_addons_rbd.ceph.lockers import break_lock
+from csi_addons_rbd.ceph.lockers import break_lock, read_holders
 from csi_addons_rbd.ceph.metadata import write_if_equal
 from csi_addons_rbd.ceph.parents import flatten
 from csi_addons_rbd.ceph.pulse import LEASH, LONG_LEASH
@@ -321,8 +321,7 @@ class LeasedCephImage(CephImage):
             raise ImageInUse(f"{self.spec} is locked by {holder}, this driver itself; ask again")
         try:
             if holder.grip is not Grip.FENCED:
-                with step("fencing the dead client that locks"):
-                    self.connections.keep_out(self.place, self.credentials, (holder.address,))
+                self._fence(holder)
         except (PermissionDenied, Unauthenticated) as exc:
             # a monitor answers EACCES, too, where caps are missing
             raise ImageInUse(
@@ -335,6 +334,22 @@ class LeasedCephImage(CephImage):
             with step("breaking the lock of a dead client on"):
                 break_lock(ioctx, self.held.image_id, holder)
         _log.warning("broke the lock of a dead client", image=self.spec.path, client=str(holder))
+
+    def _fence(self, holder: Holder) -> None:
+        """Fence a client that still is as it was judged: no lease stops what monitors are told."""
+        doing = "fencing the dead client that locks"
+        with self._connected(Purpose.WRITE, doing) as (cluster, ioctx):
+            reach(f"before signing for {doing}")
+            looked = time.monotonic()
+            if holder not in read_holders(cluster, ioctx, self.spec.image):
+                raise ImageChanged(
+                    f"{self.spec} is not locked by {holder} any more as it was a moment ago; "
+                    "nothing was done; ask again"
+                )
+            self.sign(cluster)
+        with step(doing):
+            self._require_recent(doing, time.monotonic() - looked)
+            self.connections.keep_out(self.place, self.credentials, (holder.address,))
 
     def resync(self, image_id: str) -> None:
         """Flag just that image for deletion and a fresh copy."""

@@ -80,6 +80,17 @@ def cannot_happen(image: MirroredImage, record: ResyncRecord, view: MirrorView) 
     return disabled and not image.is_trashed(record.image_id)
 
 
+def _is_void(record: ResyncRecord, view: MirrorView) -> bool:
+    """Tell whether mirroring was switched off since: the request went with it."""
+    return record.mirroring not in ("", view.mirroring)
+
+
+def _take_back(image: MirroredImage, record: ResyncRecord) -> None:
+    """Remove the record of a request that was never made, if it still is this one."""
+    with suppress(DriverError):
+        image.record_resync(None, standing=record)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resync:
     """One ResyncVolume call on one secondary."""
@@ -109,7 +120,8 @@ class Resync:
         self._require_daemon(view)
         if view.history.epoch in (Epoch.NON_PRIMARY_DEMOTED, Epoch.PRIMARY_DEMOTED):
             return self._await_ready(view)
-        if self.call.always and self.call.force and record is None and self._peer_is_primary(view):
+        once = record is None or _is_void(record, view) or not (record.sent or record.done)
+        if self.call.always and self.call.force and once and self._peer_is_primary(view):
             self._request(view, record)
         return False
 
@@ -122,6 +134,8 @@ class Resync:
 
     def _under_way(self, view: MirrorView, record: ResyncRecord) -> bool:
         """Tell whether the resync on record is not over: it must never be started again."""
+        if _is_void(record, view):
+            return False
         if view.image_id == record.image_id:
             # neither sent nor requested: a crash came between; the evidence is judged anew
             return record.sent or self._was_requested(record)
@@ -196,7 +210,11 @@ class Resync:
                 image_id=view.image_id,
                 peers=[f"{peer.state.name}: {peer.description}" for peer in view.peers],
             )
-            leased.resync(view.image_id)
+            try:
+                leased.resync(view.image_id)
+            except ImageChanged:  # a last look, before librbd was asked
+                _take_back(leased, record)
+                raise
             leased.record_resync(replace(record, sent=True), standing=record)
 
     def _last_look(
@@ -213,8 +231,7 @@ class Resync:
                     "was done; ask again"
                 )
         except DriverError:
-            with suppress(DriverError):
-                image.record_resync(None, standing=record)
+            _take_back(image, record)
             raise
         return view
 

@@ -21,7 +21,7 @@ from csi_addons_rbd.ceph.rollback import Rollback, prepare
 from csi_addons_rbd.ceph.sightings import look
 from lab import Volume
 
-pytestmark = pytest.mark.safety
+pytestmark = [pytest.mark.safety, pytest.mark.timeout(300)]
 
 
 @pytest.fixture

@@ -8,13 +8,14 @@ from test_promotion_rules import SPEC
 
 from csi_addons_rbd.ceph.connections import Connections
 from csi_addons_rbd.ceph.mirror import LeasedCephImage
+from csi_addons_rbd.ceph.rbd_mirroring import SILENCE
+from csi_addons_rbd.ceph.sightings import Sighting
 from csi_addons_rbd.replication.calls import Credentials, Place
 from csi_addons_rbd.replication.errors import ClusterUnreachable, DriverError
 from csi_addons_rbd.replication.image import Grip, Holder
 
 if TYPE_CHECKING:
     from csi_addons_rbd.ceph.leases import CephLease
-    from csi_addons_rbd.ceph.sightings import Sighting
 
 
 def test_a_client_that_a_dead_worker_left_behind_is_fenced() -> None:
@@ -26,7 +27,7 @@ def test_a_client_that_a_dead_worker_left_behind_is_fenced() -> None:
         place=Place(cluster="a", monitors=("127.0.0.1:1",), pool=1, namespace=""),
         credentials=Credentials(user="nobody", key="AQAAAAAAAAAAABAAAAAAAAAAAAAAAAAAAAAAAA=="),
         connections=Connections(connect_timeout=1, read_timeout=1, left_behind=(address,)),
-        found=cast("Sighting", None),
+        found=Sighting(name="", image_id=None, mirroring=None, statuses=SILENCE),
         held=cast("CephLease", None),
     )
     with pytest.raises(DriverError) as caught:
