@@ -100,13 +100,14 @@ def held_in_demotion(
 
         def go(writer: Application) -> tuple[Answer, list[int]]:
             fault.with_name(f"{fault.name}.go").touch()
-            acknowledged, numbers = [0], iter(range(1, SIZE // BLOCK))
+            acknowledged = [0]
             while not answer.done():
+                number = acknowledged[-1] + 1
                 # refused while the image is no primary; a writer that goes on gets the lock again
                 with suppress(UnmetError):
-                    number = next(numbers)
-                    writer.write(block(number), number * BLOCK)
-                    acknowledged.append(number)
+                    if number < SIZE // BLOCK:
+                        writer.write(block(number), number * BLOCK)
+                        acknowledged.append(number)
                 time.sleep(_PAUSE)
             return answer.result(), acknowledged
 

@@ -133,6 +133,7 @@ def forced_half_copied(stage: Stage) -> None:
             stage.await_copy(volume)
         poll(partial(holds, stage.there, volume, b"1"), seconds=60, what="a whole copy")
         mark_blocks(stage.here, volume, b"2" * MARK)
+        stage.say(stage.there.site.rbd("info", f"{stage.there.site.pool}/{volume.image}"))
         try:
             cut_a_copy(stage, volume, cut)
             settle(partial(stage.there.client.promote, volume.handle, force=True))
