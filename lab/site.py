@@ -83,6 +83,9 @@ osd data = {home}/osd.1.data
 CHECK_INTERVAL: Final = 5
 """``rbd_mirror_image_state_check_interval`` of both sites, in seconds."""
 
+DATA_POOL: Final = "bulk"
+"""A pool for the data of images, which the driver's user may use; who needs it makes it."""
+
 _KEYS: Final = {
     "mon.": {"mon": "allow *"},
     "client.admin": {"mon": "allow *", "osd": "allow *", "mgr": "allow *"},
@@ -203,7 +206,7 @@ def build(home: Path, *, name: str, pool: str, extra_pool: bool, osds: int = 1) 
     fsid, port = str(uuid.uuid4()), free_port()
     conf = {"fsid": fsid, "port": port, "modules": module_path(home)}
     (home / "ceph.conf").write_text(_CONF.format(home=home, check_interval=CHECK_INTERVAL, **conf))
-    key = _make_keys(home, driver_caps(pool))
+    key = _make_keys(home, driver_caps(pool, DATA_POOL))
     _make_monitor(home, fsid, port)
     start_daemon(home, "mon")
     for number in range(osds):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who holds an image, and what becomes of a demotion in which a client came."""
 
+import time
+
 import pytest
 from test_promotion_rules import PRIMARY, REPLAYING, status, view
 
@@ -13,6 +15,7 @@ from csi_addons_rbd.replication.holders import (
 )
 from csi_addons_rbd.replication.image import Epoch, Grip, Holder
 from csi_addons_rbd.replication.notes import DEMOTING, Demotion, noted_demotion
+from csi_addons_rbd.replication.observations import Observation
 
 HERE, PEER = status("", PRIMARY), status("a", REPLAYING)
 
@@ -38,6 +41,18 @@ def test_only_the_fenced_and_the_long_silent_are_dead(
 ) -> None:
     """A client that comes back to its watch may have been away for half a minute."""
     assert is_dead(holder(grip), lasted=lasted, looked=looked) == dead
+
+
+def test_what_nobody_looked_at_makes_no_client_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two stalls a quarter of an hour apart are not one: it may have worked in between."""
+    now, silent = 1000.0, (holder(Grip.SILENT),)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    unwatched = Observation().unwatched
+    unwatched.observe(silent)
+    now += 900
+    assert unwatched.observe(silent) == 0
+    now += 50
+    assert unwatched.observe(silent) == 50
 
 
 def test_the_origin_of_a_status_is_its_client() -> None:

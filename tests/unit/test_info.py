@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 from test_promotion_rules import DEMOTED, NOW, PRIMARY, SPEC, status, view
+from test_torn import snapshot
 
+from csi_addons_rbd.ceph.histories import snapshot_history
 from csi_addons_rbd.replication.calls import Health, MirroringMode, ReplicationInfo
 from csi_addons_rbd.replication.errors import SyncInfoMissing
 from csi_addons_rbd.replication.image import Epoch, MirrorView, SiteState, SiteStatus
@@ -168,6 +170,18 @@ def test_this_term_is_remembered(mark: int) -> None:
     assert last_sync(replace(seen, notes={LAST_SYNC: other}), Observation()) is None
 
 
+def test_this_term_outlives_its_snapshots() -> None:
+    """librbd drops the snapshot at which a sync was learnt, with the next that the peer has."""
+    before = snapshot_history([snapshot(10, Epoch.PRIMARY)])
+    after = snapshot_history([snapshot(11, Epoch.PRIMARY)])
+    seen = primary(status("a", DEMOTED))
+    observation = Observation(last_sync=synced(replace(seen, history=before), NOW - 60))
+    assert last_sync(replace(seen, history=after), observation) == NOW - 60
+    demoted = snapshot_history([snapshot(11, Epoch.PRIMARY_DEMOTED), snapshot(12, Epoch.PRIMARY)])
+    # forgotten; both sides had all of that demotion
+    assert last_sync(replace(seen, history=demoted), observation) == NOW + 11
+
+
 def test_a_secondary_remembers_nothing() -> None:
     """A term ends when the image is seen secondary, whatever it shows later."""
     seen = primary(status("a", DEMOTED), first=0)
@@ -207,6 +221,13 @@ def test_a_promotion_notes_what_it_begins_with(
     begun = agreed(before, primary(status("a", DEMOTED)), force=force)
     assert begun is not None
     assert begun.until == until
+
+
+@pytest.mark.parametrize("until", [-1, 0, 1 << 62, 1 << 70])
+def test_a_time_that_no_answer_can_carry_is_none(until: int) -> None:
+    """Or every question would end in a fault, for ever."""
+    note = json.dumps({"until": until, "mark": 4, "mirroring": "6f0c"})
+    assert noted_sync({LAST_SYNC: note}) is None
 
 
 @pytest.mark.parametrize("note", ["1795455300", "", "{}", "[]", "null", '{"until":1e999}', "NaN"])

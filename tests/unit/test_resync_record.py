@@ -7,18 +7,23 @@ from dataclasses import dataclass, field, replace
 from typing import Final, cast
 
 import pytest
-from test_promotion_rules import DEMOTED, SPEC, status, view
+from test_promotion_rules import DEMOTED, REPLAYING, SPEC, status, view
+from test_promotion_rules import PRIMARY as IS_PRIMARY
 
+from csi_addons_rbd.replication.calls import Credentials, ResyncCall
 from csi_addons_rbd.replication.deadline import Deadline
-from csi_addons_rbd.replication.errors import ImageRecreating
+from csi_addons_rbd.replication.errors import ImageChanged, ImageRecreating
 from csi_addons_rbd.replication.image import (
     MirroredImage,
     MirrorState,
     MirrorView,
     ResyncRecord,
 )
+from csi_addons_rbd.replication.observations import Observation
+from csi_addons_rbd.replication.patience import Patience
 from csi_addons_rbd.replication.replicator import _is_primary, _require_no_recreation
-from csi_addons_rbd.replication.resync import forget_resync, is_done, is_over
+from csi_addons_rbd.replication.resync import Resync, forget_resync, is_done, is_over
+from csi_addons_rbd.replication.volume_id import VolumeId
 
 SENT: Final = ResyncRecord(image_id="abc", requested=1, sent=True)
 SECONDARY: Final = view(status("", DEMOTED))
@@ -103,3 +108,91 @@ def test_a_resync_that_cannot_happen_is_let_go_by_force() -> None:
     with pytest.raises(ImageRecreating, match="copied anew"):
         _require_no_recreation(image)
     _require_no_recreation(image, disabling=OFF, force=True)
+
+
+FOLLOWING: Final = view(status("", REPLAYING), status("a", IS_PRIMARY))
+
+
+@dataclass
+class Following:
+    """A healthy secondary, and what is done to it; asking librbd may come too late."""
+
+    record: ResyncRecord | None = None
+    late: bool = False
+    asked: int = 0
+    spec = SPEC
+
+    @contextmanager
+    def lease(self, _: Deadline) -> Iterator["Following"]:
+        """Be the only driver."""
+        yield self
+
+    def view(self) -> MirrorView:
+        """Read the image."""
+        return FOLLOWING
+
+    def resync_record(self) -> ResyncRecord | None:
+        """Read the record."""
+        return self.record
+
+    def record_resync(self, record: ResyncRecord | None, *, standing: ResyncRecord | None) -> None:
+        """Change it."""
+        assert standing == self.record
+        self.record = record
+
+    def resync_requested(self) -> bool:
+        """Tell whether librbd's request stands."""
+        return False
+
+    def resync(self, image_id: str) -> None:
+        """Ask librbd."""
+        assert image_id == FOLLOWING.image_id
+        if self.late:
+            raise ImageChanged("in this moment")
+        self.asked += 1
+
+
+def always(image: Following) -> None:
+    """Ask for a resync of what is healthy."""
+    deadline = Deadline.after(5)
+    Resync(
+        image=cast("MirroredImage", image),
+        call=ResyncCall(
+            volume=VolumeId(cluster="a", pool=2, uuid="11111111-2222-3333-4444-555555555555"),
+            credentials=Credentials(user="csi", key="secret"),
+            force=True,
+            always=True,
+        ),
+        observation=Observation(),
+        patience=Patience(call=deadline, until=deadline, confirmed=deadline, check_interval=5),
+    ).run(FOLLOWING)
+
+
+@pytest.mark.parametrize(
+    ("record", "asked"),
+    [
+        (None, 1),
+        (replace(SENT, sent=False), 1),
+        (replace(SENT, mirroring="another"), 1),
+        (replace(SENT, mirroring=FOLLOWING.mirroring), 0),
+        (replace(SENT, done=True, image_id="another"), 0),
+    ],
+)
+def test_a_record_bars_a_resync_while_it_speaks_of_one(
+    record: ResyncRecord | None, asked: int
+) -> None:
+    """Not one that was never asked for, nor one of a mirroring that was switched off since."""
+    image = Following(record)
+    always(image)
+    assert image.asked == asked
+    assert (image.record is not None and image.record.mirroring) == (
+        FOLLOWING.mirroring if asked else getattr(record, "mirroring", None)
+    )
+
+
+def test_a_request_that_came_too_late_leaves_no_record() -> None:
+    """librbd was not asked; the next call is to judge anew."""
+    image = Following(late=True)
+    with pytest.raises(ImageChanged):
+        always(image)
+    assert image.record is None

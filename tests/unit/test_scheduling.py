@@ -30,6 +30,7 @@ from csi_addons_rbd.replication.notes import (
     end_schedule,
     ended,
     ended_schedule,
+    forget_ended_schedule,
     synced,
     wanted_schedule,
 )
@@ -148,6 +149,19 @@ def test_an_end_that_never_came_is_undone() -> None:
     Scheduler(cast("SnapshotKeeper", None)).resume(cast("MirroredImage", image), seen)
     assert image.settled.wait(5)
     assert (image.scheduled, image.noted) == (FIVE, noted())
+
+
+def test_what_did_end_does_not_come_back_with_the_next_enable() -> None:
+    """The manager, or the caps, kept its end from being placed."""
+    image = Ending(ended(noted()), leased=True)
+    forget_ended_schedule(cast("MirroredImage", image))
+    image.leased = False
+    assert image.noted == ENDED
+    Scheduler(cast("SnapshotKeeper", None)).resume(
+        cast("MirroredImage", image), replace(PRIMARY, notes=image.notes())
+    )
+    assert image.settled.wait(5)
+    assert (image.scheduled, image.noted) == (None, None)
 
 
 @pytest.mark.parametrize("stands", [True, False])

@@ -25,6 +25,7 @@ from csi_addons_conformance.case import (
 from csi_addons_conformance.sites import SiteUnderTest
 from csi_addons_conformance.stage import Stage
 from lab import Volume
+from lab.site import DATA_POOL
 
 _T = TypeVar("_T")
 _BLOCK = 64 << 10
@@ -32,7 +33,6 @@ _OBJECT = 4 << 20
 SPARSE = 100 * _OBJECT
 """Bytes of a volume with many objects, and little in each."""
 MARK = 256 << 10
-_DATA = "bulk"
 _OLDER = 200
 """Snapshots that its images had before."""
 _MOMENT = 0.05
@@ -120,20 +120,19 @@ def forced(stage: Stage) -> None:
 def forced_half_copied(stage: Stage) -> None:
     """dr1 is lost in the middle of a copy, or of a demotion's: the last whole copy is there.
 
-    Also where dr2 keeps the data of its images in a pool of its own, as with erasure coding.
+    Also where the data of images is in a pool of its own, as with erasure coding.
     """
     for cut, pool in (
-        (stage.here.take_mirror_snapshot, _data_pool(stage.there)),
+        (stage.here.take_mirror_snapshot, _data_pool(stage)),
         (partial(_demote, stage.here), nullcontext()),
     ):
-        volume = stage.volume(size=SPARSE)
-        mark_blocks(stage.here, volume, b"1")
         with pool:
-            expect(stage.here.client.enable(volume.handle, mirroringMode=stage.mode), "OK")
-            stage.await_copy(volume)
+            volume = stage.volume(size=SPARSE)
+        mark_blocks(stage.here, volume, b"1")
+        expect(stage.here.client.enable(volume.handle, mirroringMode=stage.mode), "OK")
+        stage.await_copy(volume)
         poll(partial(holds, stage.there, volume, b"1"), seconds=60, what="a whole copy")
         mark_blocks(stage.here, volume, b"2" * MARK)
-        stage.say(stage.there.site.rbd("info", f"{stage.there.site.pool}/{volume.image}"))
         try:
             cut_a_copy(stage, volume, cut)
             settle(partial(stage.there.client.promote, volume.handle, force=True))
@@ -144,20 +143,23 @@ def forced_half_copied(stage: Stage) -> None:
 
 
 @contextmanager
-def _data_pool(at: SiteUnderTest) -> Iterator[None]:
-    """Have the images that are made meanwhile keep their data in a pool that is older than them."""
-    site = at.site
-    place = (site.pool, "rbd_default_data_pool")
-    site.ceph("osd", "pool", "create", _DATA)
-    site.rbd("pool", "init", _DATA)
-    with site.connect() as cluster, cluster.open_ioctx(_DATA) as ioctx:
+def _data_pool(stage: Stage) -> Iterator[None]:
+    """Have the images that are made meanwhile keep their data in a pool of its own, on each site.
+
+    On dr2 that pool is older than any image, so that the numbers of its snapshots are greater.
+    """
+    for site in (stage.here.site, stage.there.site):
+        site.ceph("osd", "pool", "create", DATA_POOL)
+        site.rbd("pool", "init", DATA_POOL)
+    with stage.there.site.connect() as cluster, cluster.open_ioctx(DATA_POOL) as ioctx:
         for _ in range(_OLDER):
             ioctx.create_self_managed_snap()
-    site.rbd("config", "pool", "set", *place, _DATA)
+    place = (stage.here.site.pool, "rbd_default_data_pool")
+    stage.here.site.rbd("config", "pool", "set", *place, DATA_POOL)
     try:
         yield
     finally:
-        site.rbd("config", "pool", "remove", *place)
+        stage.here.site.rbd("config", "pool", "remove", *place)
 
 
 @case(
