@@ -20,6 +20,7 @@ from csi_addons_rbd.replication.errors import (
     NoCompleteCopy,
     PeerIsPrimary,
     PeerUnreachable,
+    PreconditionFailed,
 )
 from csi_addons_rbd.replication.image import (
     Epoch,
@@ -66,12 +67,20 @@ def promote(
         PeerIsPrimary, PeerUnreachable: force is the legitimate next step.
         FirstSyncRunning, DataPending: passes by itself.
         MirrorDaemonDown: the local rbd-mirror is needed, and does not run.
+        PoolFull: nothing can be changed, by force neither.
     """
     require_complete_copy(image.spec, view, observation)
     if force:
         _insist(image, view, observation, patience)
     else:
-        _await_data(image, view, observation, patience)
+        try:
+            _await_data(image, view, observation, patience)
+        except PreconditionFailed:
+            # at which the controller forces: no word of that in a pool that is full, where peers
+            # cannot even write what they are
+            with image.lease(patience.call):
+                pass
+            raise
     view = image.view()
     if not view.primary or view.torn is not None:
         raise ImageChanged(f"{image.spec} was promoted, but does not read primary; ask again")
