@@ -128,6 +128,13 @@ class SiteUnderTest:
             for term in each["items"]
         ]
 
+    def remove_schedules(self, volume: Volume) -> None:
+        """Remove them, past any driver."""
+        for interval, start in self.schedules(volume):
+            words = (interval, start) if start else (interval,)
+            schedule = ("mirror", "snapshot", "schedule", "rm", "--pool", self.site.pool)
+            self.site.rbd(*schedule, "--image", volume.image, *words)
+
     def take_mirror_snapshot(self, volume: Volume) -> None:
         """Take a mirror snapshot, as a schedule would at this moment."""
         self.site.rbd("mirror", "image", "snapshot", f"{self.site.pool}/{volume.image}")

@@ -6,7 +6,6 @@ ends that one, and with it the whole server: no call, and no Probe, would be ans
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 
 class Threads(ThreadPoolExecutor):
@@ -18,14 +17,12 @@ class Threads(ThreadPoolExecutor):
 
     def __init__(self, most: int, name: str) -> None:
         super().__init__(most, thread_name_prefix=name)
-        self._started = False
         self.submit(lambda: None).result()
-        self._started = True
 
     def _adjust_thread_count(self) -> None:
         """Start another one; without it what was submitted waits for one that there is."""
-        if self._started:
-            with suppress(RuntimeError):
-                super()._adjust_thread_count()
-        else:
+        try:
             super()._adjust_thread_count()
+        except RuntimeError:
+            if not self._threads:
+                raise

@@ -13,6 +13,7 @@ import rados
 import rbd
 
 from csi_addons_rbd.ceph.encoding import Encoded, decoding, text
+from csi_addons_rbd.ceph.namespaces import default_namespace
 from csi_addons_rbd.ceph.omaps import read_omap
 from csi_addons_rbd.replication.calls import MirroringMode
 from csi_addons_rbd.replication.image import MirrorState, SiteState, SiteStatus
@@ -79,14 +80,11 @@ def read_instances(ioctx: rados.Ioctx) -> frozenset[str]:
     One takes the lock of an image that was just demoted before it writes its first status of it.
     They stand in the pool's default namespace; where the key may not look there, none is known.
     """
-    namespace = ioctx.get_namespace()
-    ioctx.set_namespace("")
     try:
-        _, data = ioctx.execute(_LEADER, "rbd", "mirror_instances_list", b"", _LENGTH)
+        with default_namespace(ioctx):
+            _, data = ioctx.execute(_LEADER, "rbd", "mirror_instances_list", b"", _LENGTH)
     except (rados.ObjectNotFound, rados.PermissionError):
         return frozenset()
-    finally:
-        ioctx.set_namespace(namespace)
     with decoding("the instances of rbd-mirror"):
         instances = Encoded(data)
         return frozenset(f"client.{instances.text()}" for _ in range(instances.number()))

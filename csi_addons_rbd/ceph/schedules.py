@@ -13,6 +13,7 @@ from typing import Any, Final
 import rados
 
 from csi_addons_rbd.ceph.fault_points import step
+from csi_addons_rbd.ceph.namespaces import default_namespace
 from csi_addons_rbd.ceph.translate import translating
 from csi_addons_rbd.replication.calls import Schedule
 from csi_addons_rbd.replication.errors import ManagerUnavailable, PermissionDenied
@@ -51,9 +52,8 @@ def is_recorded(ioctx: rados.Ioctx, spec: ImageSpec, image_id: str, wanted: Sche
     Read from the pool, it costs one operation and waits for no manager. Where that cannot be read
     the answer is yes: the next call that asks the manager finds out.
     """
-    ioctx.set_namespace("")
     try:
-        with rados.ReadOpCtx() as operation:
+        with default_namespace(ioctx), rados.ReadOpCtx() as operation:
             key = f"{spec.pool_id}/{spec.namespace}/{image_id}"
             entries, _ = ioctx.get_omap_vals_by_keys(operation, (key,))
             ioctx.operate_read_op(operation, _RECORD)

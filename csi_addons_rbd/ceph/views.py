@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One read of an image → the model's view of its mirroring."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -10,13 +10,21 @@ import rbd
 
 from csi_addons_rbd.ceph.histories import NOTHING, journal_history, snapshot_history
 from csi_addons_rbd.ceph.image_notes import notes_among
+from csi_addons_rbd.ceph.namespaces import default_namespace
 from csi_addons_rbd.ceph.rbd_header import NON_PRIMARY, Header, read_header, read_image_id
 from csi_addons_rbd.ceph.rbd_journal import read_resync_request
 from csi_addons_rbd.ceph.rbd_mirroring import Mirroring, read_mirroring
 from csi_addons_rbd.ceph.rollback import overwritten_by
 from csi_addons_rbd.ceph.sightings import Sighting
 from csi_addons_rbd.replication.calls import MirroringMode
-from csi_addons_rbd.replication.image import Epoch, History, MirrorState, MirrorView, Torn
+from csi_addons_rbd.replication.image import (
+    Epoch,
+    History,
+    MirrorState,
+    MirrorView,
+    SiteStatus,
+    Torn,
+)
 from csi_addons_rbd.replication.notes import SWITCHING, noted_demotion
 
 _MIRROR_METADATA: Final = ".rbd_mirror."
@@ -38,7 +46,7 @@ def read_view(ioctx: rados.Ioctx, seen: Sighting) -> MirrorView:
         return _unmirrored(ioctx, image_id or "")
     local, peers = seen.statuses
     header = read_header(ioctx, image_id)
-    history = _history(ioctx, seen, mirroring, header)
+    history = _history(ioctx, image_id, peers, mirroring.mode, header)
     notes = notes_among(header.metadata)
     switching = history == NOTHING and SWITCHING in notes
     return MirrorView(
@@ -74,10 +82,15 @@ def read_resync_wish(ioctx: rados.Ioctx, name: str) -> bool:
     )
 
 
-def _history(ioctx: rados.Ioctx, seen: Sighting, mirroring: Mirroring, header: Header) -> History:
-    if mirroring.mode is MirroringMode.JOURNAL:
-        _, peers = seen.statuses
-        return journal_history(ioctx, str(seen.image_id), [peer.site for peer in peers])
+def _history(
+    ioctx: rados.Ioctx,
+    image_id: str,
+    peers: Iterable[SiteStatus],
+    mode: MirroringMode,
+    header: Header,
+) -> History:
+    if mode is MirroringMode.JOURNAL:
+        return journal_history(ioctx, image_id, [peer.site for peer in peers])
     history = snapshot_history(header.snapshots)
     return replace(history, overwritten_by=overwritten_by(header))
 
@@ -124,11 +137,8 @@ def _unmirrored(ioctx: rados.Ioctx, image_id: str) -> MirrorView:
 
 def _has_peer(ioctx: rados.Ioctx) -> bool:
     """Tell whether the pool has a peer: that stands in its default namespace, for all of them."""
-    namespace = ioctx.get_namespace()
-    ioctx.set_namespace("")
     try:
-        return any(True for _ in rbd.RBD().mirror_peer_list(ioctx))
+        with default_namespace(ioctx):
+            return any(True for _ in rbd.RBD().mirror_peer_list(ioctx))
     except rbd.PermissionError:
         return True  # not to be seen: then it is waited for as if it were there
-    finally:
-        ioctx.set_namespace(namespace)

@@ -67,6 +67,8 @@ class Observation:
     unwatched: Lasting = field(default_factory=lambda: Lasting(blind=_BLIND))
     """The lock whose client does not watch; it may have come back to its watch, and lost it again,
     while nobody looked."""
+    unscheduled: Lasting = field(default_factory=Lasting)
+    """Whether the manager lacks the schedule that it once took over."""
     last_sync: Synced | None = None
     """Newest time at which a peer was known to have everything."""
     _clock: tuple[int, float] = (0, 0.0)

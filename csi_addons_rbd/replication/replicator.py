@@ -75,6 +75,8 @@ _BRIEF: Final = 1.0
 """Seconds that a call waits for the manager which has nothing else to do."""
 _HEARTBEAT: Final = 30
 """Seconds between two statuses of an rbd-mirror that has nothing new to say."""
+_LOST: Final = 30
+"""Seconds for which the manager must lack a schedule that it had, before it is given it again."""
 
 
 class Replicator:
@@ -213,8 +215,8 @@ class Replicator:
         _require_mirrored(image, view)
         if view.torn is Torn.DEMOTION and not call.force:
             view = finish_torn_demotion(image, view, patience)
-        torn = view.torn in (Torn.READ_ONLY, Torn.UNPROVEN)
-        if torn or (view.torn is Torn.DEMOTION and not call.force):
+        demotion = view.torn is Torn.DEMOTION
+        if view.torn in (Torn.READ_ONLY, Torn.UNPROVEN) or (demotion and not call.force):
             end_torn_promotion(
                 image, view, force=call.force, observation=observation, patience=patience
             )
@@ -279,8 +281,11 @@ class Replicator:
                 return torn
             view = image.view()
         if not self._operations.busy(image.spec):  # which may be about to end the schedule
-            view = as_kept(image, view)
-            self._scheduler.resume(image, view)
+            kept = as_kept(image, view)
+            # not at once: whoever is just replacing it, or has a reason to remove it, goes first
+            lasted = observation.unscheduled.observe(kept is not view)
+            self._scheduler.resume(image, kept if lasted >= _LOST else view)
+            view = kept
         return replication_info(image.spec, view, observation)
 
     def _keep_schedule(

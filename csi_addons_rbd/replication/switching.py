@@ -166,9 +166,8 @@ def disable(
     """
     if view.state is MirrorState.DISABLED and view.torn is None:
         if SWITCHING in image.notes():
-            with image.lease(
-                until
-            ) as leased:  # or else one who is just enabling it has put it there
+            with image.lease(until) as leased:
+                # or else it is of one who is just enabling it
                 if leased.view().state is MirrorState.DISABLED:
                     leased.note(SWITCHING, None)
         return
@@ -182,7 +181,7 @@ def disable(
         if not now.primary and now.history.epoch is not Epoch.NONE and now.mode in _BY_SNAPSHOTS:
             # librbd promotes a secondary before it disables it
             require_room(leased, now, snapshots_to_promote(now))
-            _require_way_back(image.spec, now)
+            _require_copy_that_lasts(image.spec, now)
         clear(leased)
         make_writable(leased, now)
         with _switching(leased):
@@ -191,7 +190,7 @@ def disable(
         raise MirroringDisabling(f"mirroring of {image.spec} is being switched off; ask again")
 
 
-def _require_way_back(spec: ImageSpec, view: MirrorView) -> None:
+def _require_copy_that_lasts(spec: ImageSpec, view: MirrorView) -> None:
     """Refuse what would have librbd destroy the rest of a copy that is only half overwritten."""
     if view.history.overwritten_by:
         raise NoCompleteCopy(

@@ -3,6 +3,7 @@
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -10,6 +11,7 @@ from csi_addons_conformance.driver_process import DriverProcess
 from csi_addons_conformance.sites import SiteUnderTest
 from csi_addons_conformance.stage import Stage
 
+from csi_addons_rbd.ceph.fault_points import VARIABLE
 from lab import Lab, Volume
 
 COMMAND: Final = (
@@ -37,6 +39,15 @@ def stage(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]
 def volume(stage: Stage) -> Volume:
     """A new volume on dr1, as ceph-csi makes it."""
     return stage.volume()
+
+
+@pytest.fixture
+def fault(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Have dr1's driver started anew with fault points; the file that arms one."""
+    file = tmp_path / "fault"
+    monkeypatch.setenv(VARIABLE, str(file))
+    stage.here.restart_driver()
+    return file
 
 
 @pytest.fixture(scope="module")

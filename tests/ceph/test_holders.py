@@ -17,22 +17,12 @@ from csi_addons_conformance.client import Answer
 from csi_addons_conformance.stage import SIZE, Stage
 from test_process import BEFORE_DEMOTING, await_step
 
-from csi_addons_rbd.ceph.fault_points import VARIABLE
 from lab import Volume
 
 pytestmark = pytest.mark.safety
 BLOCK: Final = 4096
 _PAUSE: Final = 0.005
 MODES: Final = {"without-lock": "snapshot", "snapshot": "snapshot", "journal": "journal"}
-
-
-@pytest.fixture
-def fault(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Have dr1's driver started anew with fault points; the file that arms one."""
-    file = tmp_path / "fault"
-    monkeypatch.setenv(VARIABLE, str(file))
-    stage.here.restart_driver()
-    return file
 
 
 @pytest.mark.timeout(300)

@@ -12,13 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import pytest
 from conftest import COMMAND
 from csi_addons_conformance.case import expect, poll, settle
 from csi_addons_conformance.driver_process import DriverProcess
 from csi_addons_conformance.stage import Stage
 
-from csi_addons_rbd.ceph.fault_points import VARIABLE
 from csi_addons_rbd.ceph.worker import Worker
 from csi_addons_rbd.command_line import parse
 from csi_addons_rbd.config import Config
@@ -140,15 +138,6 @@ def test_sigterm_ends_it_while_librbd_hangs(stage: Stage) -> None:
         expect(hanging.result(timeout=10), "UNAVAILABLE", "CANCELLED")
     driver.start()
     settle(lambda: stage.here.client.demote(volume.handle), seconds=60)
-
-
-@pytest.fixture
-def fault(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Have dr1's driver started anew with fault points; the file that arms one."""
-    file = tmp_path / "fault"
-    monkeypatch.setenv(VARIABLE, str(file))
-    stage.here.restart_driver()
-    return file
 
 
 def await_step(fault: Path) -> None:

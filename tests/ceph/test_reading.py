@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import rados
 import rbd
-from csi_addons_conformance.case import expect, poll
+from csi_addons_conformance.case import expect, poll, settle
 from csi_addons_conformance.sites import SiteUnderTest
 from csi_addons_conformance.stage import Stage
 from test_fencing import place_of
@@ -16,6 +16,7 @@ from test_fencing import place_of
 from csi_addons_rbd.ceph.connections import Connections, Purpose
 from csi_addons_rbd.ceph.encoding import structure, text
 from csi_addons_rbd.ceph.image_notes import notes_among
+from csi_addons_rbd.ceph.omaps import read_omap
 from csi_addons_rbd.ceph.rbd_header import (
     MirrorSnapshot,
     UserSnapshot,
@@ -23,6 +24,7 @@ from csi_addons_rbd.ceph.rbd_header import (
     read_header,
     read_image_id,
 )
+from csi_addons_rbd.ceph.rbd_journal import read_clients
 from csi_addons_rbd.ceph.rbd_mirroring import MODES, read_instances
 from csi_addons_rbd.ceph.sightings import Sighting, look, look_again
 from csi_addons_rbd.ceph.views import read_view
@@ -262,3 +264,24 @@ def test_a_user_with_the_smallest_caps_may_read_so(stage: Stage) -> None:
         cluster.open_ioctx2(place.pool) as ioctx,
     ):
         assert read_view(ioctx, look(ioctx, volume.image)).primary
+
+
+@pytest.mark.timeout(300)
+def test_a_reader_of_a_site_that_is_gone_is_not_waited_for(stage: Stage) -> None:
+    """A site that was built anew has another mirror uuid; its old one stays in the journal."""
+    stage = replace(stage, mode="journal")
+    volume, client = stage.mirrored(), stage.here.client
+    name = f"journal.{stage.here.image_id(volume)}"
+    with stage.here.site.ioctx() as ioctx:
+        clients = read_omap(ioctx, name, "client_")
+        (peer,) = (key for key in clients if key != "client_")
+        gone = peer[:-4] + "gone"
+        written = clients[peer].replace(peer.removeprefix("client_").encode(), gone[7:].encode())
+        with rados.WriteOpCtx() as operation:
+            ioctx.set_omap(operation, (gone,), (written,))
+            ioctx.operate_write_op(operation, name)
+        assert len(read_clients(ioctx, stage.here.image_id(volume))) == len(clients) + 1
+    stage.here.write(volume, b"since then")
+    settle(lambda: client.demote(volume.handle), seconds=120)
+    settle(lambda: client.promote(volume.handle), seconds=120)
+    assert stage.here.primary(volume)

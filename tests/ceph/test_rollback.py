@@ -6,12 +6,11 @@ from csi_addons_conformance.case import expect, poll, settle
 from csi_addons_conformance.cases.promote import (
     BIG,
     MARK,
-    SPARSE,
     await_half_a_copy,
     blocks,
+    copied,
     cut_a_copy,
     fill,
-    holds,
     mark_blocks,
 )
 from csi_addons_conformance.stage import Stage
@@ -27,11 +26,7 @@ pytestmark = [pytest.mark.safety, pytest.mark.timeout(300)]
 @pytest.fixture
 def half_copied(stage: Stage) -> Volume:
     """A volume whose first copy on dr2 is whole, and whose second is half made."""
-    volume = stage.volume(size=SPARSE)
-    mark_blocks(stage.here, volume, b"1")
-    expect(stage.here.client.enable(volume.handle), "OK")
-    stage.await_copy(volume)
-    poll(lambda: holds(stage.there, volume, b"1"), seconds=60, what="a whole copy")
+    volume = copied(stage)
     mark_blocks(stage.here, volume, b"2" * MARK)
     cut_a_copy(stage, volume, stage.here.take_mirror_snapshot)
     return volume
@@ -42,8 +37,7 @@ def test_rbd_mirror_leaves_alone_what_is_being_taken_back(
 ) -> None:
     """It starts again after a driver was killed in the middle, and its peer is there.
 
-    Otherwise it would go on from a copy that only reads whole. Disabled by force, which has librbd
-    take the image back, it holds the last whole copy.
+    Otherwise it would go on from a copy that only reads whole.
     """
     there, volume = stage.there, half_copied
     with there.site.connect() as cluster, there.site.ioctx() as ioctx:
@@ -60,9 +54,21 @@ def test_rbd_mirror_leaves_alone_what_is_being_taken_back(
         there.site.start("rbd-mirror")
         poll(lambda: "orphan" in said(stage, volume), seconds=60, what="rbd-mirror sees the orphan")
         assert read_header(ioctx, seen.image_id).snapshots[-2:] == before[-2:]
-    settle(lambda: there.client.disable(volume.handle, force="true"), seconds=90)
-    assert not there.mirrored(volume)
+    settle(lambda: there.client.promote(volume.handle, force=True), seconds=90)
     assert blocks(there, volume) == {b"1"}
+
+
+def test_disable_by_force_leaves_the_last_whole_copy(stage: Stage, half_copied: Volume) -> None:
+    """librbd promotes the image for it, and would take it back too far."""
+    there, volume = stage.there, half_copied
+    try:
+        # until then it is the healthy secondary of a live primary, which is left alone
+        poll(lambda: not there.state(volume).startswith("up"), seconds=60, what="dr2 reads down")
+        settle(lambda: there.client.disable(volume.handle, force="true"), seconds=90)
+        assert not there.mirrored(volume)
+        assert blocks(there, volume) == {b"1"}
+    finally:
+        there.site.start("rbd-mirror")
 
 
 def said(stage: Stage, volume: Volume) -> str:

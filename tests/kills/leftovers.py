@@ -20,6 +20,7 @@ _WATCHES_END = 45
 _COPIED = 170
 _PURGED = 75
 _DROPPED = 90
+_SCHEDULED = 60
 _ONCE = 5
 """Seconds within which rbd-mirror grants a request that still stands."""
 _LEASE = "csi-addons-rbd.lock."
@@ -84,7 +85,7 @@ def _settled_schedules(stage: Stage, act: Act, volume: Volume) -> tuple[str, ...
     """Return the schedules that stand when what is on its way had time to arrive.
 
     A thawed driver that undid another one's tries again every 5 s; where it ends in the middle of
-    that, the next question of the controller has the schedule put back.
+    that, the questions of the controller have the schedule put back after half a minute.
     """
     wanted = act.schedules if stage.mode == "snapshot" else ()
 
@@ -94,7 +95,7 @@ def _settled_schedules(stage: Stage, act: Act, volume: Volume) -> tuple[str, ...
         return _schedules(stage, volume) == wanted
 
     with suppress(UnmetError):
-        poll(stand, seconds=30, what="the schedules")
+        poll(stand, seconds=_SCHEDULED, what="the schedules")
     return _schedules(stage, volume)
 
 

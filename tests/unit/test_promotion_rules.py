@@ -396,3 +396,11 @@ def test_a_mixture_of_two_copies_is_never_promoted(
     history = replace(seen.history, overwritten_by=("daily",), progress="copied 3 objects")
     with pytest.raises(refusal, match=r"copied 3 objects.*'daily'"):
         _require_way_back(SPEC, replace(seen, history=history), observation)
+
+
+def test_an_image_that_nobody_copies_to_any_more_says_so() -> None:
+    """A promotion by force was begun and given up; the peer was demoted, as for a move."""
+    seen = view(status("", DEMOTED), status("a", DEMOTED))
+    assert "still coming" in str(judge(seen).obstacle(seen))
+    seen = replace(seen, history=replace(seen.history, orphaned=True))
+    assert "force" in str(judge(seen).obstacle(seen))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """DemoteVolume, where only a closer look tells who holds the image."""
 
-from signal import SIGCONT, SIGSTOP
+from signal import SIGCONT, SIGKILL, SIGSTOP
 from typing import Final
 
 import rbd
@@ -70,6 +70,40 @@ def silent_holder(stage: Stage) -> None:
     require(came == b"after the refusal", "what it wrote then on dr2", came)
 
 
+@case(
+    "demote/dead-holder",
+    kind=Kind.SAFETY,
+    row="A dead locker holds nothing: a managed lock whose client had no watch on the image in "
+    "every reading over 60 s; its client is blocklisted first, then the lock is broken",
+    modes=SNAPSHOT,
+)
+def dead_holder(stage: Stage) -> None:
+    """A node died: its lock is in the way for a minute, and what it wrote is on the peer."""
+    volume = stage.mirrored()
+    with application(stage.here, volume) as writer:
+        writer.write("its last words", 0)
+        address = _watching(stage.here, volume)[writer.client]
+        writer.send(SIGKILL)
+        expect(stage.here.client.demote(volume.handle), "FAILED_PRECONDITION")
+
+        def demoted() -> bool:
+            answer = stage.here.client.demote(volume.handle)
+            expect(answer, "OK", "FAILED_PRECONDITION")
+            return answer.code == "OK"
+
+        poll(demoted, seconds=180, what="its lock is broken, and the image demoted")
+    listed = stage.here.site.ceph("osd", "blocklist", "ls")
+    require(address in listed, f"{address} among the fenced", listed)
+    settle(lambda: stage.there.client.promote(volume.handle))
+    came = stage.there.read(volume, 14)
+    require(came == b"its last words", "its last words on dr2", came)
+
+
 def _watches(site: SiteUnderTest, volume: Volume, client: str) -> bool:
+    return client in _watching(site, volume)
+
+
+def _watching(site: SiteUnderTest, volume: Volume) -> dict[str, str]:
+    """Return who watches the image: client and address."""
     with site.image(volume) as image:
-        return client in {f"client.{each['id']}" for each in image.watchers_list()}
+        return {f"client.{each['id']}": str(each["addr"]) for each in image.watchers_list()}

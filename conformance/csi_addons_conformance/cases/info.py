@@ -211,7 +211,7 @@ def old_copy(stage: Stage) -> None:
 
     def told() -> bool:
         # whoever puts the schedule back: no snapshot comes of it
-        _remove_schedules(stage.here, volume)
+        stage.here.remove_schedules(volume)
         response = _info(stage.here, volume).response
         ages = [int(number) for number in re.findall(r"\d+", response.status_message)]
         degraded = response.status == response.DEGRADED
@@ -411,13 +411,6 @@ def tear(stage: Stage, volume: Volume) -> None:
     if stage.mode == "snapshot":
         stage.here.take_mirror_snapshot(volume)
     settle(lambda: there.client.demote(volume.handle))
-
-
-def _remove_schedules(site: SiteUnderTest, volume: Volume) -> None:
-    for interval, start in site.schedules(volume):
-        words = (interval, start) if start else (interval,)
-        schedule = ("mirror", "snapshot", "schedule", "rm", "--pool", site.site.pool)
-        site.site.rbd(*schedule, "--image", volume.image, *words)
 
 
 def _facts(site: SiteUnderTest, volume: Volume) -> dict[str, object]:

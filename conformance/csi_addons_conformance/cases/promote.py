@@ -127,11 +127,7 @@ def forced_half_copied(stage: Stage) -> None:
         (partial(_demote, stage.here), nullcontext()),
     ):
         with pool:
-            volume = stage.volume(size=SPARSE)
-        mark_blocks(stage.here, volume, b"1")
-        expect(stage.here.client.enable(volume.handle, mirroringMode=stage.mode), "OK")
-        stage.await_copy(volume)
-        poll(partial(holds, stage.there, volume, b"1"), seconds=60, what="a whole copy")
+            volume = copied(stage)
         mark_blocks(stage.here, volume, b"2" * MARK)
         try:
             cut_a_copy(stage, volume, cut)
@@ -176,11 +172,7 @@ def forced_half_copied_snapshots(stage: Stage) -> None:
     What it holds then is rbd-mirror's affair: that of Ceph 16 may leave out one object when it goes
     on with a copy.
     """
-    volume = stage.volume(size=SPARSE)
-    mark_blocks(stage.here, volume, b"1")
-    expect(stage.here.client.enable(volume.handle, mirroringMode=stage.mode), "OK")
-    stage.await_copy(volume)
-    poll(partial(holds, stage.there, volume, b"1"), seconds=60, what="a whole copy")
+    volume = copied(stage)
     mark_blocks(stage.here, volume, b"2" * MARK)
     with stage.here.image(volume, writing=True) as image:
         image.create_snap("between")
@@ -197,6 +189,16 @@ def forced_half_copied_snapshots(stage: Stage) -> None:
         stage.there.site.start("rbd-mirror")
     stage.move(stage.here, stage.there, volume)
     require(stage.there.primary(volume), "a primary", "a secondary")
+
+
+def copied(stage: Stage) -> Volume:
+    """Make a volume with many objects, each of which begins with 1, and await its copy."""
+    volume = stage.volume(size=SPARSE)
+    mark_blocks(stage.here, volume, b"1")
+    expect(stage.here.client.enable(volume.handle, mirroringMode=stage.mode), "OK")
+    stage.await_copy(volume)
+    poll(lambda: blocks(stage.there, volume) == {b"1"}, seconds=60, what="a whole copy")
+    return volume
 
 
 def _demote(site: SiteUnderTest, volume: Volume) -> None:
@@ -240,11 +242,6 @@ def blocks(site: SiteUnderTest, volume: Volume) -> set[bytes]:
     """Read with what the objects begin."""
     with site.image(volume) as image:
         return {bytes(image.read(offset, 1)) for offset in range(0, SPARSE, _OBJECT)}
-
-
-def holds(site: SiteUnderTest, volume: Volume, data: bytes) -> bool:
-    """Tell whether all objects begin with that."""
-    return blocks(site, volume) == {data}
 
 
 # --- the last data ---------------------------------------------------------------------------

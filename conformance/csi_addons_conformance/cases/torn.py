@@ -111,7 +111,7 @@ def demotion(stage: Stage) -> None:
     """Demoted once more, the peer is promoted without force, and has everything."""
     volume, here = stage.mirrored(), stage.here
     here.write(volume, b"the last write")
-    _cut_demotion_short(stage, volume, early=True)
+    cut_demotion_short(stage, volume, early=True)
     _require_error(here, volume)
     expect(here.client.resync(volume.handle, force=True), "FAILED_PRECONDITION")
     stage.move(here, stage.there, volume)
@@ -131,7 +131,7 @@ def demotion(stage: Stage) -> None:
 def demotion_promoted(stage: Stage) -> None:
     """Promoted without force, since no peer can have been primary; the peer follows it."""
     volume, here = stage.mirrored(), stage.here
-    _cut_demotion_short(stage, volume, early=False)
+    cut_demotion_short(stage, volume, early=False)
     settle(partial(here.client.promote, volume.handle))
     here.write(volume, b"goes on")
     if stage.mode == "snapshot":
@@ -158,7 +158,7 @@ def demotion_promoted_early(stage: Stage) -> None:
     So nothing tells whether it was primary since. Demoted and promoted, it comes home unforced.
     """
     volume, client = stage.mirrored(), stage.here.client
-    _cut_demotion_short(stage, volume, early=True)
+    cut_demotion_short(stage, volume, early=True)
     expect(client.promote(volume.handle), "ABORTED", saying=("demote",))
     require(not stage.here.primary(volume), "a secondary", "a primary")
     settle(partial(client.demote, volume.handle))
@@ -309,7 +309,7 @@ def _execute(site: SiteUnderTest, volume: Volume, method: str, request: bytes) -
         ioctx.execute(f"rbd_header.{site.image_id(volume)}", "rbd", method, request)
 
 
-def _cut_demotion_short(stage: Stage, volume: Volume, *, early: bool) -> None:
+def cut_demotion_short(stage: Stage, volume: Volume, *, early: bool) -> None:
     """Leave it as a demotion does that is killed between its first message and its last.
 
     In snapshot mode ``early`` is before the image's state is written beside the snapshot.
