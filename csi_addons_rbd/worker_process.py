@@ -189,8 +189,12 @@ class Worker:
                 continue  # nobody waits for it any more
             try:
                 self._connection.send(ask)
-            except OSError:
-                return  # the reading thread finds out why
+            except OSError as exc:
+                # a part of the call may have been sent, so nothing can follow it; once the process
+                # has ended, the reading thread fails what waits, and the next call starts another
+                _log.warning("a worker takes no more calls", cluster=self.name, error=str(exc))
+                self._process.kill()
+                return
 
     def _read(self, on_beat: Callable[[Self, Beat], None], on_loss: Callable[[Self], None]) -> None:
         try:

@@ -95,13 +95,31 @@ class Workers:
                 return worker
             if time.monotonic() - worker.born < _RESPAWN_SECONDS:
                 raise worker.lost()
+            successor = self._spawn(worker.name, worker.endpoints, left_behind=worker.clients)
+            # last: when none can be started, the next call must still know what the dead one knew
             self._workers.remove(worker)
-            return self._spawn(worker.name, worker.endpoints, left_behind=worker.clients)
+            return successor
 
     def _spawn(
         self, cluster: str, endpoints: frozenset[str], *, left_behind: tuple[str, ...]
     ) -> Worker:
         """Start a worker; the lock is held."""
+        try:
+            worker = self._start(cluster, endpoints, left_behind)
+        except (OSError, RuntimeError) as exc:
+            raise Exhausted(
+                f"no worker can be started for cluster {cluster} ({exc}); see the limits of the "
+                "driver's container and node (pids, memory, open files), and call again later"
+            ) from exc
+        self._workers.append(worker)
+        self._metrics.worker_starts.labels(cluster).inc()
+        _log.info("a worker was started", cluster=cluster, pid=worker.pid)
+        return worker
+
+    def _start(
+        self, cluster: str, endpoints: frozenset[str], left_behind: tuple[str, ...]
+    ) -> Worker:
+        """Start the process and the threads that serve it, or leave nothing of them."""
         ours, theirs = _spawning.Pipe()
         process = _spawning.Process(
             target=_run_worker,
@@ -109,22 +127,17 @@ class Workers:
             name=f"worker {cluster}",
         )
         try:
-            process.start()
             # the worker's end must exist only there: its end of file tells of the worker's death
-            theirs.close()
+            with theirs:
+                process.start()
             worker = Worker(cluster, endpoints, process, ours, self._config.max_calls_per_cluster)
             worker.clients = left_behind
             worker.watch(self._heard, self._lost)
-        except (OSError, RuntimeError) as exc:
+        except (OSError, RuntimeError):
+            ours.close()
             if process.pid is not None:
                 process.kill()
-            raise Exhausted(
-                f"no worker can be started for cluster {cluster} ({exc}); see the limits of the "
-                "driver's container and node (pids, memory), and call again later"
-            ) from exc
-        self._workers.append(worker)
-        self._metrics.worker_starts.labels(cluster).inc()
-        _log.info("a worker was started", cluster=cluster, pid=process.pid)
+            raise
         return worker
 
     def _heard(self, worker: Worker, beat: Beat) -> None:

@@ -26,9 +26,12 @@ import structlog
 from csi_addons_rbd.ceph.encoding import Encoded, decoding, structure, text
 from csi_addons_rbd.ceph.fault_points import step
 from csi_addons_rbd.ceph.limits import in_background
+from csi_addons_rbd.ceph.rbd_header import read_header
+from csi_addons_rbd.ceph.rollback import is_needed
 from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import (
     CallOver,
+    CephFailure,
     ClientBlocklisted,
     LeaseHeld,
     LeaseLost,
@@ -42,6 +45,8 @@ _RENEWED: Final = 10
 """Seconds between two renewals."""
 _LONGEST: Final = 300
 """Seconds for which a lease is renewed: what takes longer is taken to hang for good."""
+_LONGEST_ROLLBACK: Final = 6 * 60 * 60
+"""The same while librbd takes an image back to its last whole copy, object by object."""
 _PATIENCE: Final = 5
 """Seconds to wait for a lease that another driver, or the schedule, holds for a moment."""
 _POLL: Final = 0.2
@@ -191,11 +196,30 @@ class CephLease:
         self._forget(others)
 
     def _keep(self) -> None:
-        """Renew the lease, until it is given back."""
-        longest = Deadline.after(_LONGEST)
-        while not self._over.wait(_RENEWED) and longest.remaining:
-            with suppress(rados.Error):
+        """Renew the lease until it is given back, or until what is done under it hangs for good.
+
+        Only a roll-back may take longer than five minutes without hanging: hours, where the image
+        is large. If its lease ran out, another driver would fence it and begin it anew, with the
+        same end. Whether one goes on is read from the image before each further renewal, so the
+        lease of a thread that hangs elsewhere runs out as before. One that hangs in a roll-back
+        keeps its lease for hours, but no longer than its process lives, and that is ended when
+        such a thread has lived through a silence (``pulse``).
+        """
+        longest, longest_rollback = Deadline.after(_LONGEST), Deadline.after(_LONGEST_ROLLBACK)
+        while not self._over.wait(_RENEWED) and longest_rollback.remaining:
+            # what fails now is tried again: a lease that ran out cannot be renewed any more
+            with suppress(rados.Error, CephFailure):
+                if not longest.remaining and not self._rolls_back():
+                    return
                 self._claim(_RENEW)
+
+    def _rolls_back(self) -> bool:
+        """Tell whether the image is being taken back: then its newest snapshot is an orphan.
+
+        A copy that rbd-mirror is making reads half made as well, but has no orphan above it.
+        """
+        snapshots = read_header(self._ioctx, self.image_id).snapshots
+        return is_needed(snapshots) and snapshots[-1].orphan
 
     def _stop(self, renewing: threading.Thread) -> None:
         """Renew it no more, and wait for who does: the caller closes what both of them use."""

@@ -181,17 +181,15 @@ class Pulse:
         )
 
     def _hangs(self, use: Use, now: float) -> bool:
-        """Tell whether it lived through a silence of the place, or of its objects, and goes on."""
-        place = self._watched.get((use.place, use.credentials, ()))
-        if place is not None and place.cause:
+        """Tell whether it lived through a silence of the place, or of its objects, and goes on.
+
+        While one of them is silent it may only wait for that, so the last one counts.
+        """
+        watched = [self._watched[user] for user in use.users if user in self._watched]
+        if any(each.cause for each in watched):
             return False
-        return any(
-            not each.cause
-            and each.ended is not None
-            and use.began < each.ended
-            and now - each.ended > use.leash
-            for each in (self._watched[user] for user in use.users if user in self._watched)
-        )
+        ends = [each.ended for each in watched if each.ended is not None and use.began < each.ended]
+        return bool(ends) and now - max(ends) > use.leash
 
     def _watch(self, use: Use) -> None:
         """Probe a place, and the objects of a use, until all answer and nothing takes long."""

@@ -20,6 +20,7 @@ from csi_addons_rbd.replication.notes import (
     Synced,
     Wanted,
     ended_schedule,
+    keeps_unreadable_schedule,
     late_readers,
     note_sync,
     noted_sync,
@@ -33,6 +34,10 @@ _WORST: Final = (Health.ERROR, Health.DEGRADED, Health.UNKNOWN)
 _LATE: Final = (
     "the peer began to read the journal after the promotion here and may lack what was written "
     "first; disable replication and enable it again"
+)
+_UNREADABLE: Final = (
+    "a snapshot schedule is noted which this version of the driver cannot read; it is left as it "
+    "is until replication is enabled, or the volume promoted, with a schedulingInterval"
 )
 _PEER_HEALTHY: Final = (SiteState.REPLAYING, SiteState.SYNCING)
 
@@ -110,15 +115,30 @@ def agreed(before: MirrorView, after: MirrorView, *, force: bool) -> Synced | No
 
     Without force that is until the promotion itself. A forced one begins with what this site's
     rbd-mirror had copied: it tells when the peer took that, the image only when it came here.
+    One after this site's own demotion begins with what the peer has of that.
     """
     history = before.history
     until: int | None
     if not force or history.epoch is Epoch.NON_PRIMARY_DEMOTED:
         until = after.newest_update
+    elif history.epoch is Epoch.PRIMARY_DEMOTED:
+        until = _until_own_demotion(before)
     else:
         until = _synced_until(before.local, before) if before.local else None
         until = until or (None if history.progress else history.newest_at)
     return synced(after, until) if until else None
+
+
+def _until_own_demotion(before: MirrorView) -> int | None:
+    """Tell until when the peer has everything, after this site's own demotion.
+
+    Where the demotion did not reach it, the last sync that was noted before still counts: the
+    peer's copy has not changed since, and the time of the demotion would make it look fresh.
+    """
+    history, noted = before.history, noted_sync(before.notes)
+    if history.delivered and history.newest_at and not history.progress:
+        return history.newest_at
+    return noted.until if noted is not None and noted.holds(before) else None
 
 
 def _synced_until(peer: SiteStatus, view: MirrorView) -> int | None:
@@ -153,6 +173,8 @@ def _findings(
     if not view.peers:
         found += [_Finding(health=Health.UNKNOWN, words="no peer has spoken of the image yet")]
     found += [_peer_finding(peer, view, observation) for peer in view.peers]
+    if keeps_unreadable_schedule(view):
+        found.append(_Finding(health=Health.DEGRADED, words=_UNREADABLE))
     if wanted is not None and not wanted.placed:
         words = f"the snapshot schedule every {wanted.schedule.interval} is not in place yet"
         found.append(_Finding(health=Health.DEGRADED, words=words))

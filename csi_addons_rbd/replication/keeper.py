@@ -18,6 +18,7 @@ import structlog
 from csi_addons_rbd.replication.calls import MirroringMode
 from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import (
+    Busy,
     DriverError,
     Exhausted,
     ImageVanished,
@@ -37,8 +38,7 @@ _WAITING: Final = 1.0
 _AGAIN: Final = 10.0
 """Seconds until the next attempt after a failure."""
 _REFUSED: Final = (PermissionDenied, Unauthenticated)
-_HOPELESS: Final = (NotFound, *_REFUSED)
-"""After these only another call, with other credentials, can go on."""
+"""After these only what another call brings can go on."""
 _GONE: Final = 2
 """Looks in a row that find no image, after which it is gone: an operation may lose a race once."""
 _log = structlog.get_logger()
@@ -49,11 +49,12 @@ class _Kept:
     """One image, and how old its newest snapshot is by this process's clock."""
 
     image: MirroredImage
-    """With the credentials of the newest call, which may be those of a user that only reads."""
+    """What a call brought, its key and monitors; in use for as long as it works."""
     interval: int
     """Seconds, as of the newest call or note."""
-    proven: MirroredImage | None = None
-    """With the credentials that took a snapshot last; they go first for as long as they work."""
+    spare: MirroredImage | None = None
+    """The image once more, with what another call brought, which takes over after a failure: the
+    newest key and monitors, or those of a user that may only read."""
     due: float = 0.0
     """When its turn comes, by the monotonic clock; turns planned for other moments are void.
     While one is taken it comes never."""
@@ -85,6 +86,13 @@ class _Kept:
         """Count from now, by this process's own clock."""
         self.mark, self.since, self.waits = mark, time.monotonic(), 0
 
+    def replace(self, *, refused: bool) -> bool:
+        """Go on with the spare, if there is one; what was not refused becomes the spare."""
+        if self.spare is None:
+            return False
+        self.image, self.spare = self.spare, None if refused else self.image
+        return True
+
 
 @dataclass(order=True, slots=True)
 class _Turn:
@@ -103,10 +111,12 @@ class SnapshotKeeper:
         self._threads: ThreadPoolExecutor | None = None
 
     def keep(self, image: MirroredImage, interval: int) -> None:
-        """Look after an image from now on, if need be with the credentials that it brings."""
+        """Look after an image from now on, if need be with the key and monitors that it brings."""
         with self._changed:
             kept = self._kept.setdefault(image.spec, _Kept(image, 0))
-            kept.image, kept.renewed = image, True
+            if kept.image is not image:
+                kept.spare = image
+            kept.renewed = True
             if kept.interval != interval:
                 kept.interval, kept.changed = interval, True
                 self._plan(kept, 0)
@@ -165,25 +175,39 @@ class SnapshotKeeper:
 
     def _attempt(self, kept: _Kept) -> float | None:
         try:
-            again = self._look(kept, kept.proven or kept.image)
+            again = self._look(kept, kept.image)
         except DriverError as exc:
-            if isinstance(exc, _REFUSED) and kept.proven is not None:
-                kept.proven = None
-                return 0
-            kept.missing = kept.missing + 1 if isinstance(exc, ImageVanished) else 0
-            ends = isinstance(exc, _HOPELESS) or kept.missing >= _GONE
+            again = self._after(exc, kept)
             _log.warning(
                 "no mirror snapshot taken",
                 image=kept.image.spec.path,
                 error=exc.message,
-                ends=ends,
+                ends=again is None,
             )
-            return None if ends else _AGAIN
+            return again
         except Exception:  # noqa: BLE001 - the schedule must outlive it
             _log.exception("a fault of the driver", image=kept.image.spec.path)
             return _AGAIN
         kept.missing = 0
         return again
+
+    def _after(self, error: DriverError, kept: _Kept) -> float | None:
+        """Return the seconds until the next attempt, if any, and see who makes it.
+
+        A user whose rights were withdrawn, or monitors that have moved, may only show as silence;
+        so everything counts that does not pass by itself.
+        """
+        kept.missing = kept.missing + 1 if isinstance(error, ImageVanished) else 0
+        if isinstance(error, NotFound) or kept.missing >= _GONE:
+            return None
+        if isinstance(error, Busy):
+            return _AGAIN
+        refused = isinstance(error, _REFUSED)
+        with self._changed:
+            replaced = kept.replace(refused=refused)
+        if refused:
+            return 0 if replaced else None
+        return _AGAIN
 
     def _look(self, kept: _Kept, image: MirroredImage) -> float | None:
         """Take a snapshot if it is time; return the seconds until the next look, if any."""
@@ -205,7 +229,6 @@ class SnapshotKeeper:
             if leased.view().history.mark != view.history.mark:
                 return _WAITING
             kept.taken(leased.take_snapshot())
-        kept.proven = image
         note_last_sync(image, view, observation)
         return kept.interval
 

@@ -60,11 +60,20 @@ def forget_ended_schedule(image: MirroredImage) -> None:
 
 def ended(standing: str) -> str:
     """Return the note that ends a noted schedule."""
+    if _is_end(standing):
+        return standing
     try:
-        values = json.loads(standing)
-        return standing if ENDED in values else json.dumps({ENDED: values})
+        return json.dumps({ENDED: json.loads(standing)})
     except _UNREADABLE:
         return ENDED
+
+
+def _is_end(note: str) -> bool:
+    try:
+        values = json.loads(note)
+    except _UNREADABLE:
+        return note == ENDED
+    return isinstance(values, dict) and ENDED in values
 
 
 def note_readers(image: MirroredImage, readers: Iterable[str]) -> None:
@@ -124,8 +133,26 @@ def noted_demotion(notes: Mapping[str, str]) -> Demotion | None:
         return Demotion()
 
 
+def unreadable_schedule(notes: Mapping[str, str]) -> bool:
+    """Tell whether what is noted is neither a schedule nor the end of one.
+
+    A newer version of this driver may have written it, or it is damaged.
+    """
+    note = notes.get(SCHEDULE)
+    return note is not None and not _is_end(note) and wanted_schedule(notes) is None
+
+
+def keeps_unreadable_schedule(view: MirrorView) -> bool:
+    """Tell whether this is a primary whose schedule nobody may touch who cannot read the note.
+
+    To remove it would leave a live primary without snapshots; a secondary needs none.
+    """
+    by_snapshots = view.mode is MirroringMode.SNAPSHOT
+    return view.primary and by_snapshots and unreadable_schedule(view.notes)
+
+
 def wanted_schedule(notes: Mapping[str, str]) -> Wanted | None:
-    """Read the noted schedule; one that cannot be read is none."""
+    """Read the noted schedule; ``None`` also where it cannot: see ``unreadable_schedule``."""
     try:
         return _wanted(json.loads(notes[SCHEDULE]))
     except _UNREADABLE:

@@ -30,6 +30,7 @@ SILENCE: Final = 60
 LOOKED: Final = 5
 """Seconds for which the call itself must have seen a lasting condition: one look is none."""
 _MOST: Final = 20_000
+_DECIDED: Final = (Role.PRIMARY, Role.DEMOTED)
 
 
 @dataclass(slots=True)
@@ -62,6 +63,7 @@ class Observation:
     heartbeats: dict[str, tuple[int, float]] = field(default_factory=dict)
     progress: Lasting = field(default_factory=Lasting)
     undecided: Lasting = field(default_factory=lambda: Lasting(blind=_BLIND))
+    """Whether the live peers call the image neither primary nor demoted."""
     unheard: Lasting = field(default_factory=Lasting)
     silence: Lasting = field(default_factory=Lasting)
     unwatched: Lasting = field(default_factory=lambda: Lasting(blind=_BLIND))
@@ -151,6 +153,17 @@ class Observation:
         words = frozenset((peer.site, peer.last_update) for peer in view.peers)
         lasted = self.silence.observe(None if alive else words)
         return 0 if alive or hindsight.age < LOOKED else lasted
+
+    def undecided_for(self, view: MirrorView) -> float:
+        """Return for how many seconds every live peer has had no word on who is primary.
+
+        To be asked of every reading: rbd-mirror starts its replay anew at each state check, for a
+        moment of which a demoted peer has none, either.
+        """
+        alive = [peer for peer in view.peers if self.alive(peer, view)]
+        decided = any(role(peer) in _DECIDED or sync_report(peer).syncing for peer in alive)
+        lasted = self.undecided.observe(bool(alive) and not decided)
+        return lasted if self.undecided.value else 0
 
     def standstill(self, view: MirrorView) -> float:
         """Return for how many seconds nothing has moved towards this copy."""

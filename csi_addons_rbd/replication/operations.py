@@ -60,7 +60,8 @@ class Operations:
         Args:
             spec: The image.
             call: What is asked for.
-            work: Does it; is told the call that ran last, if this one waited for one.
+            work: Does it; is told of a call that this one waited for, if there was any: rather of
+                one with other credentials, whose rights tell nothing of this caller's.
             deadline: When nobody waits any more.
 
         Raises:
@@ -72,7 +73,8 @@ class Operations:
         after: Call | None = None
         while (running := self._begin(key, mine)) is not mine:
             _await_end(running, spec, call, deadline)
-            after = running.call
+            if after is None or after.credentials == call.credentials:
+                after = running.call
         try:
             answer = work(after)
         except BaseException as exc:

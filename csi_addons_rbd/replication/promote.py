@@ -31,19 +31,27 @@ from csi_addons_rbd.replication.image import (
     SiteState,
     SiteStatus,
 )
-from csi_addons_rbd.replication.notes import note_readers
+from csi_addons_rbd.replication.notes import DEMOTING, note_readers, noted_demotion
 from csi_addons_rbd.replication.observations import LOOKED, SILENCE, Observation
 from csi_addons_rbd.replication.patience import POLL, Hindsight, Patience
 from csi_addons_rbd.replication.sync_info import Role, role, sync_report, text
 from csi_addons_rbd.replication.torn import require_room_to_promote
+from csi_addons_rbd.replication.undecided import (
+    UNDECIDED,
+    described,
+    require_decided,
+    require_word_since,
+)
 
 _HOLDING: Final = (SiteState.STARTING_REPLAY, SiteState.REPLAYING, SiteState.STOPPING_REPLAY)
 _STANDSTILL: Final = 60
-_UNDECIDED: Final = 90
 _JOINING: Final = 10
 """Seconds for which a live peer is given time to read this image's journal from the start."""
 _RESTART: Final = 5
 """Seconds for which a peer may be down without being lost, if its rbd-mirror is restarted."""
+_REPLAYED: Final = 15
+"""The same in journal mode, where only the status tells what is still to be replayed: rbd-mirror
+looks into the peer's journal every 5 s, and writes what it found every 10 s."""
 _LAG: Final = 35
 """Seconds by which this site's status may be older than the newest of any site, and still be the
 last word: rbd-mirror writes one every 30 s."""
@@ -175,6 +183,7 @@ def _force(
         _require_way_back(image.spec, view, observation)
         require_room_to_promote(leased, view)
         _note_readers(leased, view)
+        _forget_demotion_made_anew(leased, view)
         return leased.promote(force=True)
 
 
@@ -221,6 +230,7 @@ def _take_over(
             return False
         require_room_to_promote(leased, view)
         _note_readers(leased, view)
+        _forget_demotion_made_anew(leased, view)
         return leased.promote(force=False)
 
 
@@ -237,6 +247,13 @@ def _note_readers(image: MirroredImage, view: MirrorView) -> None:
     """Before anything is written: who joins the journal later has missed it, see ``demote``."""
     if view.mode is MirroringMode.JOURNAL:
         note_readers(image, view.history.readers)
+
+
+def _forget_demotion_made_anew(image: MirroredImage, view: MirrorView) -> None:
+    """Before the promotion, or a primary would read as one that nobody has proven to be one."""
+    demotion = noted_demotion(view.notes)
+    if demotion is not None and demotion.anew:
+        image.note(DEMOTING, None)
 
 
 def _unread(view: MirrorView, observation: Observation) -> str | None:
@@ -260,6 +277,7 @@ class _Judge:
     observation: Observation
 
     def obstacle(self, view: MirrorView) -> str | None:
+        self.observation.undecided_for(view)
         if view.history.epoch is Epoch.PRIMARY_DEMOTED:
             return last_primary_obstacle(self.spec, view, self.observation, self.hindsight)
         if view.history.epoch is Epoch.NON_PRIMARY_DEMOTED:
@@ -283,10 +301,10 @@ class _Judge:
             )
         if self._demotion_stands(view, alive):
             return None
-        if not self.observation.may_speak(view) and silent >= _UNDECIDED:
+        if not self.observation.may_speak(view) and silent >= UNDECIDED:
             raise self._unreachable(view, "to tell that it is demoted still")
         if alive and all(role(peer) is Role.UNKNOWN for peer in alive):
-            return self._undecided(alive)
+            return self._undecided(view, alive)
         return "the peer was demoted last; waiting until rbd-mirror here says that it still is"
 
     def _demotion_stands(self, view: MirrorView, alive: list[SiteStatus]) -> bool:
@@ -322,17 +340,20 @@ class _Judge:
         if any(role(peer) is Role.DEMOTED for peer in view.peers):
             return self._demoted(view, alive, standstill)
         self._require_no_primary(alive)
-        if _coming(view) and (alive or standstill < _STANDSTILL):
+        if _coming(view) and standstill < _STANDSTILL:
             return "the peer's last data is still coming"
         if self.observation.may_speak(view):
             return "no peer has spoken of the image yet"
-        if not alive and self.hindsight.age < _RESTART:
+        if alive:
+            return self._undecided(view, alive)
+        replays = view.mode is MirroringMode.JOURNAL and self._local_alive(view)
+        if self.hindsight.age < (_REPLAYED if replays else _RESTART):
             return "no peer is up at this moment"
-        if not alive:
-            raise self._unreachable(view, "to send its last data")
-        return self._undecided(alive)
+        raise self._unreachable(view, "to send its last data")
 
     def _demoted(self, view: MirrorView, alive: list[SiteStatus], standstill: float) -> str:
+        if not alive and standstill >= _STANDSTILL and self.hindsight.age >= LOOKED:
+            raise self._unreachable(view, "to send its last data")
         if view.history.orphaned:
             return (
                 "a promotion by force was begun here and not ended, since when nothing of the peer "
@@ -345,28 +366,18 @@ class _Judge:
                 "silent and the last data cannot arrive without it; start it and ask again "
                 "(force would lose that data)"
             )
-        if not alive and standstill >= _STANDSTILL and self.hindsight.age >= LOOKED:
-            raise self._unreachable(view, "to send its last data")
         return "the peer is demoted and its last data is still coming"
 
     def _local_alive(self, view: MirrorView) -> bool:
         return view.local is not None and self.observation.alive(view.local, view)
 
-    def _undecided(self, alive: list[SiteStatus]) -> str:
-        words = ", ".join(f"{peer.state.name.lower()} ({text(peer)!r})" for peer in alive)
-        fresh = any(peer.last_update >= self.start + _FRESH for peer in alive)
-        unclear = all(role(peer) is not Role.PRIMARY for peer in alive)
-        lasted = self.observation.undecided.observe(value=unclear)
-        if unclear and fresh and lasted >= _UNDECIDED and self.hindsight.age >= LOOKED:
-            raise PeerUnreachable(
-                f"rbd-mirror of the peer of {self.spec} lives, but for {lasted:.0f} s has "
-                f"called the image neither primary nor demoted: {words}; its cluster seems "
-                "lost; force if it is"
-            )
-        return f"waiting for a fresh word of the peer, which reads {words}"
+    def _undecided(self, view: MirrorView, alive: list[SiteStatus]) -> str:
+        if any(peer.last_update >= self.start + _FRESH for peer in alive):
+            require_decided(self.spec, view, self.observation, self.hindsight)
+        return f"waiting for a fresh word of the peer, which reads {described(alive)}"
 
     def _unreachable(self, view: MirrorView, purpose: str) -> PeerUnreachable:
-        words = ", ".join(f"{peer.state.name.lower()} ({text(peer)!r})" for peer in view.peers)
+        words = described(view.peers)
         return PeerUnreachable(
             f"no peer of {self.spec} is up {purpose} "
             f"({'last seen ' + words if words else 'none was ever heard of'}); "
@@ -385,21 +396,23 @@ def last_primary_obstacle(
 
     Raises:
         MirrorDaemonDown: a peer is up, and the local rbd-mirror, which would find out, is not.
-        PeerUnreachable: for a minute no peer has been up to ask.
+        PeerUnreachable: for a minute no peer has been up to ask, or for 90 s none that is up has
+            told anything.
     """
-    silent = not any(observation.alive(peer, view) for peer in view.peers)
+    alive = [peer for peer in view.peers if observation.alive(peer, view)]
     lasted = observation.silent_for(view, hindsight)
     if not observation.may_speak(view) and lasted >= SILENCE:
         raise PeerUnreachable(
             f"{spec} was demoted here last, and for {lasted:.0f} s no peer has been up to tell "
             "whether it was primary since; force if that site is lost"
         )
-    if not silent and (view.local is None or not observation.alive(view.local, view)):
+    if alive and (view.local is None or not observation.alive(view.local, view)):
         raise MirrorDaemonDown(
             f"{spec} was demoted here last, and whether a peer was primary since can only be "
             "found out by rbd-mirror of this site, which is down or silent; start it"
         )
     if not all_waiting(view) or not all(map(hindsight.confirms, view.statuses)):
+        require_word_since(spec, view, observation, hindsight)
         return "this site was primary last; waiting until every site confirms that none was since"
     if not view.history.delivered:
         return (
@@ -419,8 +432,19 @@ def all_waiting(view: MirrorView) -> bool:
 
 
 def _coming(view: MirrorView) -> bool:
+    """Tell whether the peer's last data is on its way: by this site's status, or the copy itself.
+
+    A status may not tell of a copy before that is whole, and that of a journal never does: there
+    the two positions show what is still to be replayed.
+    """
+    if view.history.progress and not view.history.orphaned:
+        return True
     local = view.local
-    return local is not None and (role(local) is Role.DEMOTED or sync_report(local).syncing)
+    if local is None:
+        return False
+    report = sync_report(local)
+    behind = report.position is not None and not report.positions_equal
+    return behind or report.syncing or role(local) is Role.DEMOTED
 
 
 def _local_words(view: MirrorView) -> str:

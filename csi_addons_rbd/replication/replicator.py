@@ -125,6 +125,16 @@ class Replicator:
     def _operate(
         self, image: MirroredImage, call: Call, deadline: Deadline, after: Call | None
     ) -> Answer:
+        try:
+            return self._perform(image, call, deadline, after)
+        except PoolFull as exc:
+            if isinstance(call, PromoteCall):  # which the controller repeats by force: in vain
+                raise PromotionBarred(exc.message) from exc
+            raise
+
+    def _perform(
+        self, image: MirroredImage, call: Call, deadline: Deadline, after: Call | None
+    ) -> Answer:
         if after is not None and after.credentials != call.credentials:
             with image.lease(deadline):
                 pass  # somebody else has done the work; this caller must have the right to, too
@@ -139,10 +149,7 @@ class Replicator:
             case DisableCall():
                 self._disable(image, view, call, observation, patience.call)
             case PromoteCall():
-                try:
-                    self._promote(image, view, call, observation, patience)
-                except PoolFull as exc:  # which force would meet, too
-                    raise PromotionBarred(exc.message) from exc
+                self._promote(image, view, call, observation, patience)
             case DemoteCall():
                 self._demote(image, view, observation, patience)
             case ResyncCall():
@@ -231,8 +238,7 @@ class Replicator:
         forget_resync(image, image.resync_text(), patience.call, is_void=_is_primary)
         if DEMOTING in view.notes:
             image.note(DEMOTING, None, only=view.notes[DEMOTING])
-        if call.force:
-            await_release(image, patience)
+        await_release(image, patience)
         # missing caps for the manager must not fail a promotion: info tells of them
         self._keep_schedule(image, view.mode, call.schedule, patience.call)
 

@@ -24,8 +24,10 @@ from csi_addons_rbd.replication.notes import (
     SCHEDULE,
     Wanted,
     ended_schedule,
+    keeps_unreadable_schedule,
     note_schedule,
     schedule_note,
+    unreadable_schedule,
     wanted_schedule,
 )
 
@@ -75,6 +77,8 @@ class Scheduler:
         self._turns: list[_Turn] = []
         """One for each image that has a target and is in no thread's hands."""
         self._threads = 0
+        self._unreadable: set[ImageSpec] = set()
+        """The primaries whose note of a schedule could not be read, and was told of."""
 
     def keep(
         self, image: MirroredImage, schedule: Schedule, until: Deadline
@@ -97,8 +101,11 @@ class Scheduler:
     def resume(self, image: MirroredImage, view: MirrorView) -> None:
         """Go on, in the background, with what is kept here or not in place yet.
 
-        So with what a demotion had ended that never happened.
+        So with what a demotion had ended that never happened. What this version cannot read is
+        left as it is.
         """
+        if self._warn_of_unreadable(image.spec, view):
+            return
         notes = view.notes
         wanted = wanted_schedule(notes)
         if wanted is not None and wanted.schedule.by_driver:
@@ -116,6 +123,22 @@ class Scheduler:
         forgets those that are not mirrored.
         """
         self._aim(image, None).reached.wait(wait)
+
+    def _warn_of_unreadable(self, spec: ImageSpec, view: MirrorView) -> bool:
+        unreadable = keeps_unreadable_schedule(view)
+        with self._changed:
+            told = spec in self._unreadable
+            if unreadable:
+                self._unreadable.add(spec)
+            else:
+                self._unreadable.discard(spec)
+        if unreadable and not told:
+            _log.warning(
+                "this version cannot read the snapshot schedule that is noted; it is left as it is "
+                "until Enable or Promote brings another one",
+                image=spec.path,
+            )
+        return unreadable
 
     def _aim(self, image: MirroredImage, schedule: Schedule | None) -> _Target:
         """Set the target, and see that somebody goes after it."""
@@ -226,12 +249,16 @@ def _bring_in_line(target: _Target) -> None:
     """Have the manager keep what was asked for, if that is still what the note says.
 
     This may take long, and meanwhile another driver may be asked for something else. Whatever the
-    note says afterwards counts: what was just done may have undone what that one did.
+    note says afterwards counts: what was just done may have undone what that one did. Where it
+    cannot be read, whoever wrote it has to see to that.
     """
     image, schedule = target.image, target.schedule
     if schedule is not None:
         _note_again(image, schedule)
-    noted = _noted(image.notes())
+    notes = image.notes()
+    if _is_left_alone(image, notes):
+        return
+    noted = _noted(notes)
     if noted != schedule:
         if target.touched:
             image.keep_schedule(_for_manager(noted))
@@ -241,12 +268,18 @@ def _bring_in_line(target: _Target) -> None:
     target.touched = True
     image.keep_schedule(_for_manager(schedule))
     notes = image.notes()
+    if _is_left_alone(image, notes):
+        return
     if _noted(notes) != schedule:
         image.keep_schedule(_for_manager(_noted(notes)))
     elif schedule is not None:
         note_schedule(image, Wanted(schedule=schedule, placed=True), only=notes[SCHEDULE])
     elif SCHEDULE in notes:
         image.note(SCHEDULE, None, only=notes[SCHEDULE])
+
+
+def _is_left_alone(image: MirroredImage, notes: Mapping[str, str]) -> bool:
+    return unreadable_schedule(notes) and keeps_unreadable_schedule(image.view())
 
 
 def _note_again(image: MirroredImage, schedule: Schedule) -> None:

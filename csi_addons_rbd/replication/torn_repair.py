@@ -33,6 +33,7 @@ from csi_addons_rbd.replication.torn import (
     require_same,
     words,
 )
+from csi_addons_rbd.replication.undecided import described, require_word_since
 
 _WRITABLE: Final = (None, Torn.UNPROVEN)
 _log = structlog.get_logger()
@@ -201,8 +202,9 @@ def torn_obstacle(
     Raises:
         PeerIsPrimary: a peer says so.
         MirrorDaemonDown: the local rbd-mirror does not run.
-        PeerUnreachable: no peer is up to ask.
+        PeerUnreachable: no peer is up to ask, or none that is has told anything for 90 s.
     """
+    observation.undecided_for(view)
     alive = [peer for peer in view.peers if observation.alive(peer, view)]
     primary = [peer for peer in alive if role(peer) is Role.PRIMARY and hindsight.confirms(peer)]
     if primary:
@@ -226,7 +228,8 @@ def torn_obstacle(
         return "no peer is up, nor is rbd-mirror of this site"
     behind = [peer for peer in view.peers if peer not in alive or role(peer) is not Role.FOLLOWING]
     if behind or not alive:
-        said = ", ".join(f"{peer.state.name.lower()} ({text(peer)!r})" for peer in behind)
+        require_word_since(spec, view, observation, hindsight)
+        said = described(behind)
         demotable = "demote this image, then promote it; or " if view.torn is Torn.DEMOTION else ""
         return (
             "waiting until the peer says that it follows this image; it reads "

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """When to let go of an image that a resync deleted and that nobody brings back."""
 
+import threading
 import time
 from dataclasses import replace
 from typing import Final, Protocol
@@ -14,6 +15,12 @@ _UNHEARD: Final = (
     "rbd-mirror of this site, which would copy it anew, is not known to be up: it has written no "
     "status of any image of the pool, or is down"
 )
+
+_MOST: Final = 1000
+"""Beginnings that are remembered: more than images that are gone at once."""
+_begun: Final[dict[tuple[ImageSpec, int], float]] = {}
+"""What this process saw begin and noted in records, and when, by the monotonic clock."""
+_remembering: Final = threading.Lock()
 
 
 class VanishedImage(Protocol):
@@ -37,7 +44,8 @@ class VanishedImage(Protocol):
 def let_go(absent: Absent) -> None:
     """Remove the resync record, once there has been nothing of its image for long.
 
-    When that began is kept in the record, so that it outlives this process.
+    When that began is kept in the record, so that it outlives this process. Clocks are set, and
+    those of two drivers differ: a process that saw the beginning counts by its own clock, too.
 
     Raises:
         ImageRecreating: it has not been so long yet, or there is a trace, or nobody who would
@@ -53,15 +61,32 @@ def let_go(absent: Absent) -> None:
         raise ImageRecreating(f"{image.spec} was deleted by a resync, and {cause}; ask again")
     now = int(time.time())
     since = record.gone if 0 < record.gone <= now else now
-    if now - since >= _GONE:
-        image.record_resync(None, standing=record)
-        return
     if record.gone != since:
         image.record_resync(replace(record, gone=since), standing=record)
+        _remember(image.spec, since)
+    lasted = _lasted(image.spec, since, now)
+    if lasted >= _GONE:
+        image.record_resync(None, standing=record)
+        return
     raise ImageRecreating(
         f"{image.spec} was deleted by a resync, and there has been no trace of it here for "
-        f"{now - since} s; after {_GONE} s Disable by force lets go of it; ask again"
+        f"{lasted} s; after {_GONE} s Disable by force lets go of it; ask again"
     )
+
+
+def _remember(spec: ImageSpec, since: int) -> None:
+    with _remembering:
+        _begun[spec, since] = time.monotonic()
+        if len(_begun) > _MOST:
+            del _begun[next(iter(_begun))]
+
+
+def _lasted(spec: ImageSpec, since: int, now: int) -> int:
+    """Return how many seconds it has lasted, by the clock that says less."""
+    with _remembering:
+        begun = _begun.get((spec, since))
+    own = now - since if begun is None else int(time.monotonic() - begun)
+    return min(now - since, own)
 
 
 def _unheard(spec: ImageSpec) -> str:

@@ -97,8 +97,8 @@ MUTATIONS: Final = (
     Mutation(
         name="librbd's acceptance is taken for a proof",
         file="replication/promote.py",
-        old="    silent = not any(observation.alive(peer, view) for peer in view.peers)\n",
-        new="    if view:\n        return None\n    silent = True\n",
+        old="    lasted = observation.silent_for(view, hindsight)\n",
+        new="    if view:\n        return None\n    lasted = 0.0\n",
         case="promote/last-primary",
     ),
     Mutation(

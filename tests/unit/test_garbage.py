@@ -10,7 +10,13 @@ from csi_addons_rbd.ceph.mirror import _switched_on
 from csi_addons_rbd.ceph.rbd_header import Header
 from csi_addons_rbd.ceph.sightings import _name_among
 from csi_addons_rbd.replication.errors import CephFailure
-from csi_addons_rbd.replication.notes import SCHEDULE, wanted_schedule
+from csi_addons_rbd.replication.notes import (
+    ENDED,
+    SCHEDULE,
+    ended,
+    unreadable_schedule,
+    wanted_schedule,
+)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +50,18 @@ def test_an_interval_that_nobody_asks_for_is_none(seconds: object) -> None:
     """One that a float cannot hold failed each turn, and each scrape of the metrics."""
     note = {"seconds": seconds, "by_driver": True, "start_time": None, "placed": True}
     assert wanted_schedule({SCHEDULE: json.dumps(note)}) is None
+
+
+@pytest.mark.parametrize(
+    "note", ["", "{", "[]", "1", "null", '"ended"', '["ended"]', '{"every": "5m"}', "[" * 100_000]
+)
+def test_a_schedule_that_cannot_be_read_has_not_ended(note: str) -> None:
+    """A newer version may have written it; but whatever is ended has ended."""
+    assert wanted_schedule({SCHEDULE: note}) is None
+    assert unreadable_schedule({SCHEDULE: note})
+    assert not unreadable_schedule({SCHEDULE: ended(note)})
+    assert not unreadable_schedule({SCHEDULE: ENDED})
+    assert not unreadable_schedule({})
 
 
 def test_the_name_of_an_image_in_the_journal() -> None:

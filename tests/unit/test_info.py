@@ -223,6 +223,38 @@ def test_a_promotion_notes_what_it_begins_with(
     assert begun.until == until
 
 
+def noted(seen: MirrorView, until: int) -> MirrorView:
+    """Return the reading with what was noted of a sync in its mirroring."""
+    note = json.dumps({"until": until, "mark": 3, "mirroring": seen.mirroring})
+    return replace(seen, notes={LAST_SYNC: note})
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("delivered", [True, False])
+def test_a_forced_promotion_knows_what_the_peer_has_of_the_demotion_here(
+    *, delivered: bool, known: bool
+) -> None:
+    """A demotion that never reached the peer made nothing there any newer: the age goes on."""
+    before = view(status("", DEMOTED), status("a", DEMOTED), epoch=Epoch.PRIMARY_DEMOTED)
+    history = replace(before.history, newest_at=NOW - 20, delivered=delivered)
+    before = replace(before, history=history)
+    before = noted(before, NOW - 10_800) if known else before
+    after = primary(status("a", DEMOTED), began_at=NOW - 5, first=9)
+    after = replace(after, history=replace(after.history, mark=9), notes=before.notes)
+    begun = agreed(before, after, force=True)
+    observation = Observation(last_sync=begun)
+    expected = NOW - 20 if delivered else NOW - 10_800 if known else None
+    assert last_sync(after, observation) == expected
+
+
+def test_another_mirroring_s_sync_is_not_carried_over() -> None:
+    """It was disabled and enabled since, and what the peer had then is gone."""
+    before = view(status("", DEMOTED), epoch=Epoch.PRIMARY_DEMOTED)
+    before = replace(before, history=replace(before.history, newest_at=NOW, delivered=False))
+    other = replace(noted(before, NOW - 500), mirroring="another Enable")
+    assert agreed(other, primary(), force=True) is None
+
+
 @pytest.mark.parametrize("until", [-1, 0, 1 << 62, 1 << 70])
 def test_a_time_that_no_answer_can_carry_is_none(until: int) -> None:
     """Or every question would end in a fault, for ever."""

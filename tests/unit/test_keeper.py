@@ -15,8 +15,11 @@ from test_promotion_rules import PRIMARY, SPEC, status, view
 from csi_addons_rbd.replication import keeper
 from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import (
+    CephFailure,
+    ClusterUnreachable,
     DriverError,
     Exhausted,
+    LeaseHeld,
     NotFound,
     PermissionDenied,
     Unauthenticated,
@@ -131,9 +134,14 @@ class Writing:
 
     spec: ImageSpec = SPEC
     taken: int = 0
+    asked: int = 0
+    failing: DriverError | None = None
 
     def notes(self) -> Mapping[str, str]:
-        """Read the schedule."""
+        """Read the schedule, if the cluster answers."""
+        self.asked += 1
+        if self.failing is not None:
+            raise self.failing
         note = {"seconds": 10, "by_driver": True, "start_time": None, "placed": True}
         return {SCHEDULE: json.dumps(note)}
 
@@ -153,24 +161,95 @@ class Writing:
         return self.taken
 
 
-@pytest.mark.parametrize("refusal", [PermissionDenied("to read only"), Unauthenticated("old key")])
-def test_a_schedule_outlives_the_credentials_of_others(refusal: DriverError) -> None:
-    """Who may only read the image asks for its state: snapshots go on with the owner's rights.
+@pytest.fixture
+def snapshots(monkeypatch: pytest.MonkeyPatch) -> SnapshotKeeper:
+    """A keeper that takes no turn by itself."""
+    monkeypatch.setattr(SnapshotKeeper, "_start", lambda *_: None)
+    return SnapshotKeeper(Observations(30))
 
-    And where those are refused, as after a change of the key, with what the newest call brought.
-    """
-    snapshots, owner, reader = SnapshotKeeper(Observations(30)), Writing(), Reading(refusal)
-    kept = _Kept(cast("MirroredImage", owner), 10)
+
+def keep(snapshots: SnapshotKeeper, *images: Writing | Reading) -> _Kept:
+    """Let calls ask for the same image, each with what it brings."""
+    for image in images:
+        snapshots.keep(cast("MirroredImage", image), 10)
+    return snapshots._kept[SPEC]
+
+
+REFUSALS = pytest.mark.parametrize(
+    "refusal", [PermissionDenied("to read only"), Unauthenticated("old key")]
+)
+
+
+@REFUSALS
+def test_a_first_snapshot_outlives_the_credentials_of_others(
+    snapshots: SnapshotKeeper, refusal: DriverError
+) -> None:
+    """Who may only read the image asks for its state before the owner's first turn has come."""
+    owner, reader = Writing(), Reading(refusal)
+    kept = keep(snapshots, owner, reader, reader)
     assert snapshots._attempt(kept) == 10
-    kept.image = cast("MirroredImage", reader)
-    kept.since = 0
-    assert (snapshots._attempt(kept), owner.taken, reader.asked) == (10, 2, 0)
-    kept.image, kept.proven = cast("MirroredImage", owner), cast("MirroredImage", reader)
+    assert (owner.taken, reader.asked) == (1, 0)
+
+
+@REFUSALS
+def test_a_schedule_outlives_the_credentials_of_others(
+    snapshots: SnapshotKeeper, refusal: DriverError
+) -> None:
+    """Also where they came first. Once a snapshot is taken, it goes on with the same rights.
+
+    And where those are refused, as after a change of the key, with what the newest call brought;
+    it ends when that is refused, too.
+    """
+    reader, owner = Reading(refusal), Writing()
+    kept = keep(snapshots, reader, owner)
     assert snapshots._attempt(kept) == 0
+    assert (snapshots._attempt(kept), owner.taken, reader.asked) == (10, 1, 1)
+    keep(snapshots, reader)
     kept.since = 0
-    assert (snapshots._attempt(kept), owner.taken, reader.asked) == (10, 3, 1)
-    kept.image, kept.proven = cast("MirroredImage", reader), None
+    assert (snapshots._attempt(kept), owner.taken, reader.asked) == (10, 2, 1)
+    owner.failing = Unauthenticated("its key was changed")
+    assert snapshots._attempt(kept) == 0
     assert snapshots._attempt(kept) is None
+    assert (owner.asked, reader.asked) == (3, 2)
+
+
+@pytest.mark.parametrize("failure", [ClusterUnreachable("silent"), CephFailure("EIO")])
+def test_a_schedule_outlives_the_monitors_it_began_with(
+    snapshots: SnapshotKeeper, failure: DriverError
+) -> None:
+    """Each call brings those of today; rights that were withdrawn may show as silence, too."""
+    before, after = Writing(), Writing()
+    kept = keep(snapshots, before)
+    assert snapshots._attempt(kept) == 10
+    before.failing = failure
+    assert snapshots._attempt(kept) == keeper._AGAIN
+    keep(snapshots, after)
+    assert snapshots._attempt(kept) == keeper._AGAIN
+    assert (snapshots._attempt(kept), after.taken) == (10, 1)
+    kept.since = 0
+    assert (snapshots._attempt(kept), after.taken, before.asked) == (10, 2, 3)
+
+
+def test_an_outage_costs_nobody_the_schedule(snapshots: SnapshotKeeper) -> None:
+    """While the cluster is silent a user that may only read is tried, and then the owner again."""
+    owner, reader = Writing(), Reading(PermissionDenied("to read only"))
+    kept = keep(snapshots, owner, reader)
+    owner.failing = ClusterUnreachable("silent")
+    assert snapshots._attempt(kept) == keeper._AGAIN
+    assert snapshots._attempt(kept) == 0
+    assert snapshots._attempt(kept) == keeper._AGAIN
+    owner.failing = None
+    assert (snapshots._attempt(kept), owner.taken, reader.asked) == (10, 1, 1)
+
+
+def test_what_passes_by_itself_changes_nothing(snapshots: SnapshotKeeper) -> None:
+    """Another driver has the lease for a moment: the same rights are right a little later."""
+    owner, reader = Writing(), Reading(PermissionDenied("to read only"))
+    kept = keep(snapshots, owner, reader)
+    owner.failing = LeaseHeld("another driver")
+    assert snapshots._attempt(kept) == keeper._AGAIN
+    owner.failing = None
+    assert (snapshots._attempt(kept), owner.taken, reader.asked) == (10, 1, 0)
 
 
 def _refuse(_: threading.Thread) -> None:

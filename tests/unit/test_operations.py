@@ -2,8 +2,10 @@
 """One operation at a time per image: joined by its like, refused to others, never freed early."""
 
 import threading
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import cast
 
 import pytest
@@ -25,9 +27,12 @@ from csi_addons_rbd.replication.errors import (
     PeerBehind,
     PeerUnreachable,
     PermissionDenied,
+    PoolFull,
+    PromotionBarred,
 )
-from csi_addons_rbd.replication.image import ImageSpec
+from csi_addons_rbd.replication.image import ImageSpec, MirroredImage
 from csi_addons_rbd.replication.operations import Operations
+from csi_addons_rbd.replication.replicator import Replicator
 from csi_addons_rbd.replication.volume_id import VolumeId
 
 SPEC = ImageSpec(cluster="site-dr1", pool="pool", pool_id=1, namespace="", image="csi-vol-1")
@@ -136,6 +141,75 @@ def test_only_what_nobody_acts_on_is_shared(failure: Exception, user: str, *, sh
     answer, own = joined(slow, operations, promotion(cluster=user))
     assert answer is OWN
     assert len(own) == 1
+
+
+class Wait:
+    """A deadline that tells when it is looked at, which is right before each wait."""
+
+    def __init__(self, looks: threading.Semaphore) -> None:
+        self.looks = looks
+
+    @property
+    def remaining(self) -> float:
+        """Be looked at."""
+        self.looks.release()
+        return 5
+
+
+def test_who_joined_another_that_had_joined_knows_of_the_first() -> None:
+    """Its own rights are no better than those of the one it waited for, who may have had none."""
+    operations, looks = Operations(), threading.Semaphore(0)
+    running, reader = promotion(), promotion(cluster="site-dr2")
+    slow = Slow(operations, running)
+    told: list[Call | None] = []
+
+    def work(after: Call | None) -> Answer:
+        told.append(after)
+        if len(told) == 1:
+            assert looks.acquire(timeout=5), "the other one waits for this one"
+        raise PermissionDenied("no caps")
+
+    def join() -> None:
+        with pytest.raises(PermissionDenied):
+            operations.run(SPEC, reader, work, cast("Deadline", Wait(looks)))
+
+    with ThreadPoolExecutor() as executor:
+        readers = [executor.submit(join) for _ in range(2)]
+        for _ in readers:
+            assert looks.acquire(timeout=5), "both wait for the first"
+        slow.may_end.set()
+        for each in readers:
+            each.result(10)
+    slow.thread.join()
+    assert told == [running, running]
+
+
+class Full:
+    """An image in a full pool."""
+
+    spec = SPEC
+
+    @contextmanager
+    def lease(self, _: Deadline) -> Iterator[None]:
+        """Refuse."""
+        raise PoolFull("no room")
+        yield
+
+
+@pytest.mark.parametrize(
+    ("call", "refusal"),
+    [
+        (promotion(), PromotionBarred),
+        (DemoteCall(volume=promotion().volume, credentials=promotion().credentials), PoolFull),
+    ],
+)
+def test_nobody_is_sent_to_force_in_a_full_pool(call: Call, refusal: type[Exception]) -> None:
+    """Nor where the right to do what others have done is looked for."""
+    others = replace(call, credentials=Credentials(user="another", key="rotated"))
+    replicator, image = Replicator(wait=1, check_interval=0), cast("MirroredImage", Full())
+    with pytest.raises(refusal, match="no room") as caught:
+        replicator._operate(image, call, Deadline.after(5), others)
+    assert type(caught.value) is refusal
 
 
 @pytest.mark.parametrize(

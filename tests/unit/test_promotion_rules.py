@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Promote without force: each row of the contract's table, decided from readings alone."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -38,6 +39,7 @@ PRIMARY = (SiteState.STOPPED, "local image is primary")
 DEMOTED = (SiteState.UNKNOWN, "remote image is not primary")
 REPLAYING = (SiteState.REPLAYING, 'replaying, {"replay_state":"idle"}')
 SYNCING = (SiteState.REPLAYING, 'replaying, {"replay_state":"syncing"}')
+SPLIT = (SiteState.ERROR, "split-brain")
 STARTING = (SiteState.STARTING_REPLAY, "starting replay")
 
 
@@ -309,6 +311,115 @@ def test_when_waiting_is_right(seen: MirrorView) -> None:
     assert judge(seen).obstacle(later(seen, 5))
 
 
+def replaying(written: int) -> tuple[SiteState, str]:
+    """Return the status of a journal of which 900 entries were replayed."""
+    first, last = ({"tag_tid": 1, "entry_tid": entry} for entry in (900, written))
+    positions = json.dumps({"non_primary_position": first, "primary_position": last})
+    return SiteState.REPLAYING, f"replaying, {positions}"
+
+
+def copying(seen: MirrorView) -> MirrorView:
+    """Return the same reading with a copy half made, of which no status tells."""
+    return replace(seen, history=replace(seen.history, progress="copied 3 objects"))
+
+
+@pytest.mark.parametrize("mode", MirroringMode)
+@pytest.mark.parametrize(
+    "peers", [(status("a", PRIMARY, up=False),), (status("a", STARTING, up=False),), ()]
+)
+def test_what_arrives_is_waited_for_though_no_peer_is_up(
+    mode: MirroringMode, peers: tuple[SiteStatus, ...]
+) -> None:
+    """The peer's rbd-mirror is dead, its cluster is not: force would lose the last data."""
+    seen = replace(view(status("", REPLAYING), *peers), peered=bool(peers))
+    if mode is MirroringMode.JOURNAL:
+        seen = replace(seen, mode=mode, local=status("", replaying(999)))
+    else:
+        seen = copying(seen)
+    started = judge(seen)
+    assert "still coming" in str(started.obstacle(seen))
+    started.observation.progress.since -= 60
+    with pytest.raises(PeerUnreachable):
+        started.obstacle(seen)
+
+
+@pytest.mark.parametrize(
+    ("mode", "local_up", "seconds"),
+    [
+        (MirroringMode.SNAPSHOT, True, 5),
+        (MirroringMode.JOURNAL, True, 15),
+        (MirroringMode.JOURNAL, False, 5),
+    ],
+)
+def test_a_journal_that_reads_replayed_may_have_just_been_written(
+    *, mode: MirroringMode, local_up: bool, seconds: int
+) -> None:
+    """This site's status is up to 15 s older than what its rbd-mirror will find."""
+    seen = replace(
+        view(status("", replaying(900), up=local_up), status("a", PRIMARY, up=False)), mode=mode
+    )
+    assert judge(seen, age=seconds - 1).obstacle(seen)
+    with pytest.raises(PeerUnreachable):
+        judge(seen, age=seconds).obstacle(seen)
+
+
+def test_a_demoted_peer_that_looks_again_has_been_clear() -> None:
+    """At each state check its rbd-mirror starts anew, for a moment, and finds the same."""
+    demoted, starting = (
+        view(status("", REPLAYING), status("a", says)) for says in (DEMOTED, STARTING)
+    )
+    started = judge(demoted)
+    for _ in range(4):
+        assert started.obstacle(later(starting, 5))
+        started.observation.undecided.since -= 30
+        assert started.obstacle(later(demoted, 5))
+
+
+def test_a_copy_that_stands_still_waits_for_no_lost_cluster() -> None:
+    """Its rbd-mirror lives, and ours hangs in the copy: nothing moves, and nobody says a word."""
+    seen = copying(view(status("", SYNCING), status("a", STARTING)))
+    started = judge(seen)
+    assert started.obstacle(later(seen, 5))
+    started.observation.undecided.since -= 90
+    assert started.obstacle(later(seen, 5))
+    started.observation.progress.since -= 60
+    with pytest.raises(PeerUnreachable):
+        started.obstacle(later(seen, 5))
+
+
+def test_force_is_offered_again_where_a_forced_promotion_was_cut_short() -> None:
+    """The last word of the lost peer is that it was demoted; a controller begins without force."""
+    seen = view(status("", REPLAYING), status("a", DEMOTED, up=False))
+    seen = replace(seen, history=replace(seen.history, orphaned=True, progress="copied 3 objects"))
+    started = judge(seen)
+    assert started.obstacle(seen)
+    started.observation.progress.since -= 60
+    with pytest.raises(PeerUnreachable):
+        started.obstacle(seen)
+
+
+@pytest.mark.parametrize("says", [STARTING, REPLAYING])
+def test_the_last_primary_waits_for_no_lost_cluster(says: tuple[SiteState, str]) -> None:
+    """A peer's rbd-mirror that goes on without a word on who is primary."""
+    seen = view(status("", DEMOTED), status("a", says), epoch=Epoch.PRIMARY_DEMOTED)
+    started = judge(seen)
+    assert started.obstacle(later(seen, 5))
+    started.observation.undecided.since -= 90
+    assert started.obstacle(seen), "by no status from before the call"
+    with pytest.raises(PeerUnreachable):
+        started.obstacle(later(seen, 5))
+
+
+@pytest.mark.parametrize("says", [DEMOTED, SYNCING, PRIMARY, SPLIT])
+def test_the_last_primary_waits_for_who_has_a_word(says: tuple[SiteState, str]) -> None:
+    """Force is not offered beside a peer whose cluster lives."""
+    seen = view(status("", STARTING), status("a", says), epoch=Epoch.PRIMARY_DEMOTED)
+    started = judge(seen)
+    assert started.obstacle(later(seen, 5))
+    started.observation.undecided.since -= 900
+    assert started.obstacle(later(seen, 5))
+
+
 def test_an_old_word_of_a_primary_is_not_believed() -> None:
     """A heartbeat of the time before the demotion must not lead to a forced failover."""
     seen = view(status("", REPLAYING), status("a", PRIMARY))
@@ -383,7 +494,7 @@ def test_a_half_made_copy_is_never_promoted() -> None:
     [
         (view(status("", REPLAYING), status("a", PRIMARY)), DataPending),
         (view(status("", SYNCING), status("a", PRIMARY, up=False)), DataPending),
-        (view(status("", REPLAYING), status("a", PRIMARY, up=False)), NoCompleteCopy),
+        (view(status("", REPLAYING), status("a", PRIMARY, up=False)), DataPending),
         (view(status("", SYNCING, up=False), status("a", PRIMARY, up=False)), NoCompleteCopy),
     ],
 )

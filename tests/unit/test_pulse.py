@@ -211,6 +211,27 @@ def test_what_lived_through_the_silence_of_one_osd_hangs(cluster: Cluster, pulse
     eventually(lambda: not pulse._watched)
 
 
+def test_nobody_hangs_while_an_osd_is_silent_longer_than_its_cluster(
+    cluster: Cluster, pulse: Pulse
+) -> None:
+    """The whole cluster was silent; then all answer but the OSD of what the use works on."""
+    cluster.frozen = {"header"}
+    with pulse.use(HERE, CREDENTIALS, 1, ("header",)):
+        cluster.thawed.clear()
+        eventually(lambda: not pulse.look() and len(pulse._watched) == 2)
+        header = pulse._watched[HERE, CREDENTIALS, ("header",)]
+        time.sleep(0.2)
+        cluster.thawed.set()
+        eventually(lambda: pulse._watched[HERE, CREDENTIALS, ()].ended is not None)
+        eventually(lambda: bool(header.cause))
+        time.sleep(1.2)  # longer than the leash
+        assert not pulse.look(), "its own OSD is silent"
+        cluster.frozen.clear()
+        eventually(lambda: header.ended is not None)
+        assert not pulse.look(), "the leash counts from the end of the last silence"
+        eventually(lambda: len(pulse.look()) == 1)
+
+
 def test_a_silent_place_for_which_nobody_asks_is_forgotten(
     cluster: Cluster, pulse: Pulse, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, cast
 
 import pytest
+from structlog.testing import capture_logs
 from test_promotion_rules import NOW, status, view
 from test_promotion_rules import PRIMARY as IS_PRIMARY
 
 from csi_addons_rbd.replication import scheduling
-from csi_addons_rbd.replication.calls import Health, Schedule
+from csi_addons_rbd.replication.calls import Health, MirroringMode, Schedule
 from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import (
     ClusterUnreachable,
@@ -209,6 +210,103 @@ def test_an_end_of_nothing_readable(standing: str) -> None:
     assert ended_schedule({SCHEDULE: again}) is None
     assert wanted_schedule({SCHEDULE: again}) is None
     assert ended(ended(noted())) == ended(noted())
+
+
+# --- what this version cannot read -----------------------------------------------------------
+
+
+NEWER: Final = json.dumps({"every": "5m", "placed": True})
+"""As a newer version may note a schedule."""
+
+
+def settled(scheduler: Scheduler) -> bool:
+    """Tell whether nothing is left to be done, waiting for it."""
+    target = scheduler._targets.get(SPEC)
+    return target is None or target.reached.wait(5)
+
+
+@pytest.mark.parametrize("note", [NEWER, noted()[:-9], ""])
+def test_a_schedule_that_cannot_be_read_stays(note: str) -> None:
+    """A newer version noted it, or it is damaged: the primary keeps what the manager has."""
+    image, scheduler = Ending(note, scheduled=FIVE), Scheduler(cast("SnapshotKeeper", None))
+    seen = replace(PRIMARY, notes=image.notes())
+    with capture_logs() as logs:
+        for _ in range(3):
+            scheduler.resume(cast("MirroredImage", image), seen)
+            assert settled(scheduler)
+    assert (image.scheduled, image.noted) == (FIVE, note)
+    assert [each["log_level"] for each in logs] == ["warning"]
+    told = replication_info(SPEC, seen, Observation(last_sync=synced(seen, NOW)))
+    assert (told.health, told.schedule_in_place) == (Health.DEGRADED, None)
+    assert "a snapshot schedule is noted which this version of the driver cannot" in told.message
+
+
+def test_a_schedule_that_is_asked_for_replaces_what_cannot_be_read() -> None:
+    """By Enable or Promote; what becomes unreadable later is told of again."""
+    image, scheduler = Ending(NEWER), Scheduler(cast("SnapshotKeeper", None))
+    with capture_logs() as logs:
+        for _ in range(2):
+            image.noted = NEWER
+            scheduler.resume(cast("MirroredImage", image), replace(PRIMARY, notes=image.notes()))
+            scheduler.keep(cast("MirroredImage", image), FIVE, Deadline.after(5))
+            assert (image.scheduled, image.noted) == (FIVE, noted())
+            seen = replace(PRIMARY, notes=image.notes())
+            scheduler.resume(cast("MirroredImage", image), seen)
+    assert len(logs) == 2
+    told = replication_info(SPEC, seen, Observation(last_sync=synced(seen, NOW)))
+    assert "cannot read" not in told.message
+
+
+@pytest.mark.parametrize(
+    ("seen", "note"),
+    [
+        (replace(PRIMARY, primary=False), NEWER),
+        (replace(PRIMARY, mode=MirroringMode.JOURNAL), NEWER),
+        (PRIMARY, ended(NEWER)),
+        (PRIMARY, ENDED),
+    ],
+)
+def test_where_no_schedule_is_wanted_none_stays(seen: MirrorView, note: str) -> None:
+    """On a secondary, in journal mode, or when what cannot be read was ended."""
+    image = Ending(note, seen=seen, scheduled=FIVE)
+    scheduler = Scheduler(cast("SnapshotKeeper", None))
+    scheduler.resume(cast("MirroredImage", image), replace(seen, notes=image.notes()))
+    assert image.settled.wait(5)
+    assert (image.scheduled, image.noted) == (None, None)
+
+
+@dataclass
+class Upgraded(Ending):
+    """A primary for which a newer version is asked while this one is at the manager."""
+
+    asked: int = 0
+
+    def view(self) -> MirrorView:
+        """Read the image with its note."""
+        return replace(self.seen, notes=self.notes())
+
+    def keep_schedule(self, wanted: Schedule | None) -> None:
+        """Change what the manager has."""
+        self.scheduled, self.noted = wanted, NEWER
+        self.asked += 1
+
+
+@pytest.mark.parametrize("note", [NEWER, ENDED])
+def test_a_late_removal_leaves_what_it_cannot_read(note: str) -> None:
+    """Whether it was noted before this one goes to the manager, or in that moment."""
+    image, scheduler = Upgraded(note, scheduled=FIVE), Scheduler(cast("SnapshotKeeper", None))
+    scheduler.drop(cast("MirroredImage", image))
+    assert settled(scheduler)
+    assert (image.noted, image.asked) == (NEWER, int(note == ENDED))
+
+
+def test_what_cannot_be_read_removes_no_schedule() -> None:
+    """A newer version was asked for another one while this one put its own in place."""
+    image = Upgraded(noted(placed=False))
+    scheduler = Scheduler(cast("SnapshotKeeper", None))
+    scheduler.resume(cast("MirroredImage", image), replace(PRIMARY, notes=image.notes()))
+    assert settled(scheduler)
+    assert (image.scheduled, image.noted, image.asked) == (FIVE, NEWER, 1)
 
 
 @dataclass

@@ -5,7 +5,17 @@ from dataclasses import replace
 
 import pytest
 import rbd
-from test_promotion_rules import DEMOTED, NOW, PRIMARY, REPLAYING, SPEC, later, status, view
+from test_promotion_rules import (
+    DEMOTED,
+    NOW,
+    PRIMARY,
+    REPLAYING,
+    SPEC,
+    STARTING,
+    later,
+    status,
+    view,
+)
 
 from csi_addons_rbd.ceph.histories import NOTHING, snapshot_history, unfinished_demotion
 from csi_addons_rbd.ceph.rbd_header import Header, MirrorSnapshot
@@ -18,7 +28,7 @@ from csi_addons_rbd.replication.errors import (
     PeerIsPrimary,
     PeerUnreachable,
 )
-from csi_addons_rbd.replication.image import Epoch, History, MirrorState, MirrorView
+from csi_addons_rbd.replication.image import Epoch, History, MirrorState, MirrorView, SiteState
 from csi_addons_rbd.replication.observations import Observation
 from csi_addons_rbd.replication.patience import Hindsight
 from csi_addons_rbd.replication.torn import snapshots_to_promote
@@ -149,6 +159,22 @@ def test_when_waiting_is_in_vain(seen: MirrorView, refusal: type[DriverError]) -
     """Force is offered only where a peer is primary, or has been silent for a minute."""
     with pytest.raises(refusal):
         obstacle(seen, silent=60)
+
+
+@pytest.mark.parametrize("says", [STARTING, DEMOTED])
+def test_a_peer_whose_cluster_is_lost_is_not_waited_for(says: tuple[SiteState, str]) -> None:
+    """Its rbd-mirror lives, and for 90 s has no word on who is primary; one has, and is asked."""
+    seen = later(view(status("", PRIMARY), status("a", says), epoch=Epoch.PRIMARY), 5)
+    hindsight, observation = Hindsight(0), Observation()
+    hindsight.note(view(status("", PRIMARY), status("a", says)))
+    hindsight._began -= 60
+    assert torn_obstacle(SPEC, seen, observation, hindsight)
+    observation.undecided.since -= 90
+    if says is DEMOTED:
+        assert torn_obstacle(SPEC, seen, observation, hindsight)
+    else:
+        with pytest.raises(PeerUnreachable):
+            torn_obstacle(SPEC, seen, observation, hindsight)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from csi_addons_rbd.replication.errors import (
     DriverError,
     ImageChanged,
     ImageTorn,
+    MirrorDaemonHoldsImage,
     PeerIsPrimary,
     PromotionBarred,
 )
@@ -34,6 +35,7 @@ from csi_addons_rbd.replication.image import (
     Found,
     Holder,
     ImageSpec,
+    LeasedImage,
     MirroredImage,
     MirrorState,
     MirrorView,
@@ -41,7 +43,7 @@ from csi_addons_rbd.replication.image import (
     SiteState,
     Torn,
 )
-from csi_addons_rbd.replication.notes import DEMOTING, noted_demotion
+from csi_addons_rbd.replication.notes import DEMOTING, Demotion, note_demotion, noted_demotion
 from csi_addons_rbd.replication.replicator import Replicator
 from csi_addons_rbd.replication.volume_id import VolumeId
 
@@ -79,6 +81,7 @@ class Image:
     becomes: MirrorView | None = None
     """What it shows from the third look on, if another driver, or rbd-mirror, changes it."""
     room: int | None = None
+    held: str | None = None
     dies: bool = False
     """Whether the driver dies before it demotes."""
     done: list[str] = field(default_factory=list)
@@ -132,6 +135,10 @@ class Image:
         """Find nobody."""
         return ()
 
+    def held_by_mirror_daemon(self) -> str | None:
+        """Name it."""
+        return self.held
+
     def notes(self) -> Mapping[str, str]:
         """Read them."""
         return self.seen.notes
@@ -159,7 +166,10 @@ class Image:
         self.done.append(what)
         epoch = Epoch.PRIMARY if primary else Epoch.PRIMARY_DEMOTED
         history = replace(self.seen.history, epoch=epoch)
-        self.seen = replace(self.seen, primary=primary, torn=None, history=history)
+        demotion = noted_demotion(self.seen.notes)
+        unproven = primary and demotion is not None and demotion.anew
+        torn = Torn.UNPROVEN if unproven else None
+        self.seen = replace(self.seen, primary=primary, torn=torn, history=history)
 
 
 def ask(image: Image, call: Call) -> None:
@@ -242,8 +252,8 @@ def test_a_demotion_that_is_cut_short_anew_leaves_no_proven_primary(
     anew = noted_demotion(image.notes())
     assert anew is not None
     assert anew.anew
-    # as a reading of the image would show it
-    image.seen = replace(image.seen, torn=Torn.UNPROVEN, peers=(status("a", says),))
+    assert image.seen.torn is Torn.UNPROVEN
+    image.seen = replace(image.seen, peers=(status("a", says),))
     with pytest.raises(ImageTorn):
         ask(image, ENABLE)
     if refusal is None:
@@ -253,6 +263,29 @@ def test_a_demotion_that_is_cut_short_anew_leaves_no_proven_primary(
     with pytest.raises(refusal):
         ask(image, PROMOTE)
     assert DEMOTING in image.notes()
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_demotion_made_anew_is_no_doubt_about_the_promotion_after_it(*, force: bool) -> None:
+    """The note of it was left by a driver that died; by now the peers have been looked at."""
+    seen = view(status("", DEMOTED), status("a", DEMOTED), epoch=Epoch.PRIMARY_DEMOTED)
+    image = Image(seen)
+    note_demotion(cast("LeasedImage", image), Demotion(anew=True))
+    ask(image, replace(PROMOTE, force=force))
+    assert image.done == ["promote by force" if force else "promote"]
+    assert image.seen.torn is None
+    assert DEMOTING not in image.notes()
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_primary_that_rbd_mirror_still_holds_is_not_promoted_yet(*, force: bool) -> None:
+    """It cannot be written: a controller that forced comes back without force, and waits on."""
+    seen = view(status("", REPLAYING), status("a", PRIMARY, up=False), epoch=Epoch.PRIMARY)
+    image = Image(replace(seen, primary=True), held="client.4163")
+    with pytest.raises(MirrorDaemonHoldsImage, match=r"client\.4163"):
+        ask(image, replace(PROMOTE, force=force))
+    image.held = None
+    ask(image, replace(PROMOTE, force=force))
 
 
 def test_a_demotion_is_not_made_anew_beside_a_primary() -> None:

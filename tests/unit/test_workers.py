@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Worker processes: asked, lost, replaced, limited and ended. The processes are real."""
 
+import errno
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +31,7 @@ from csi_addons_rbd.replication.errors import (
     WorkerLost,
 )
 from csi_addons_rbd.worker_process import Wait
-from csi_addons_rbd.workers import Workers, run_once
+from csi_addons_rbd.workers import Workers, _spawning, run_once
 
 
 @pytest.fixture
@@ -169,6 +172,68 @@ def test_a_successor_is_told_what_the_dead_left_behind(workers: Workers) -> None
 def left(clients: str) -> Located:
     """Return what the stand-in answers that knows of these clients."""
     return Located(cluster="here", pool=clients, pool_id=Pool.HERITAGE)
+
+
+def test_a_successor_that_could_not_be_started_costs_nothing(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one still knows the clients of the dead, and the monitors of its cluster."""
+    for monitor in ("10.0.0.1:6789", "10.0.0.2:6789"):
+        workers.ask(demote(), (place(Pool.BEAT, "here", monitor),), bound())
+    time.sleep(1.1)  # older than the pause between two workers
+    with pytest.raises(WorkerLost):
+        workers.ask(demote(), (place(Pool.CRASH, "here", "10.0.0.2:6789"),), bound())
+    with monkeypatch.context() as patched:
+        patched.setattr(_spawning.Process, "start", refuse(errno.EAGAIN))
+        with pytest.raises(Exhausted, match="no worker can be started for cluster here"):
+            workers.ask(demote(), (place(Pool.HERITAGE, "here", "10.0.0.2:6789"),), bound())
+    there = place(Pool.HERITAGE, "there", "10.0.0.1:6789")
+    assert workers.ask(demote(), (there,), bound()) == replace(left("a b"), cluster="there")
+
+
+@pytest.mark.parametrize(("owner", "name"), [(_spawning, "Pipe"), (_spawning.Process, "start")])
+def test_a_worker_that_cannot_be_started_leaves_no_descriptor(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch, owner: object, name: str
+) -> None:
+    """The caller is told to come again later, at a limit of descriptors, too."""
+    before = descriptors()
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, refuse(errno.EMFILE))
+        with pytest.raises(Exhausted, match="Too many open files") as refused:
+            workers.ask(demote(), (place(Pool.ANSWER),), bound())
+    assert descriptors() == before, refused  # whose frames keep open what is not closed
+    assert workers.ask(demote(), (place(Pool.ANSWER),), bound()) is None
+
+
+def refuse(number: int) -> Callable[..., None]:
+    """Return what fails at a limit of the operating system."""
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def descriptors() -> set[str]:
+    """Return the open descriptors of this process, and what they are."""
+    found = set()
+    for each in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # that of the directory itself
+            found.add(f"{each.name} {each.readlink()}")
+    return found
+
+
+def test_a_worker_that_can_be_told_nothing_any_more_is_replaced(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lives and beats; without an end all later calls would wait in vain."""
+    workers.ask(demote(), (place(Pool.ANSWER),), bound())
+    time.sleep(1.1)  # older than the pause between two workers
+    with monkeypatch.context() as patched:
+        patched.setattr(workers._workers[0]._connection, "send", refuse(errno.ENOBUFS))
+        with pytest.raises(WorkerLost, match="Killed"):
+            workers.ask(demote(), (place(Pool.ANSWER),), bound(5))
+    assert workers.ask(demote(), (place(Pool.ANSWER),), bound(5)) is None
 
 
 def test_crash_loop_is_slow(workers: Workers, metrics: Metrics) -> None:
