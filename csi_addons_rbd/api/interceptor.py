@@ -24,6 +24,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
+from csi_addons_rbd.api.messages import AwaitedMessages
 from csi_addons_rbd.api.render import render
 from csi_addons_rbd.api.threads import Threads
 from csi_addons_rbd.metrics import Metrics
@@ -52,8 +53,10 @@ CODES: Final = (grpc.StatusCode.OK, *STATUSES.values())
 """Every code with which a call may end."""
 
 _GATED: Final = "/replication.Controller/"
-_ASIDE: Final = 8
-"""Threads for what is not gated."""
+_ASIDE: Final = 256
+"""Threads for what is not gated, at most: each is busy for a moment, unless it awaits a message."""
+_AWAITED: Final = 8
+"""Calls, gated or not, whose message may be overdue: half of what is spare for the gated."""
 _QUIET: Final = ("/identity.Identity/Probe", "/grpc.health.", "/grpc.reflection.")
 _QUIET_WHEN_OK: Final = "/replication.Controller/GetVolumeReplicationInfo"
 """Asked about every volume over and over; what it says is in the metrics."""
@@ -85,8 +88,7 @@ class _Outcome:
 class CallInterceptor(grpc.ServerInterceptor):
     """Wraps every unary-unary method; streams (reflection, health's Watch) pass through.
 
-    Identity and health have threads of their own: however many calls wait, be it for a message
-    that their client never sends, these are answered.
+    Identity and health have threads of their own: however many calls run, these are answered.
 
     Args:
         domain: The driver's name, as the domain of error reasons.
@@ -101,6 +103,7 @@ class CallInterceptor(grpc.ServerInterceptor):
         self._free = threading.BoundedSemaphore(max_calls)
         self._metrics = metrics
         self._aside = Threads(_ASIDE, "identity")
+        self._awaited_aside, self._awaited = AwaitedMessages(_AWAITED), AwaitedMessages(_AWAITED)
         self._run = secrets.token_hex(3)
         self._numbers = itertools.count(1)
 
@@ -114,18 +117,26 @@ class CallInterceptor(grpc.ServerInterceptor):
         if handler is None or handler.request_streaming or handler.response_streaming:
             return handler
         method = handler_call_details.method
+        gated = method.startswith(_GATED)
+        awaited = self._awaited if gated else self._awaited_aside
 
-        def call(raw: bytes, context: grpc.ServicerContext) -> bytes:
+        def call(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+            raw = awaited.receive(messages, context)
+            if raw is None:
+                context.abort(
+                    grpc.StatusCode.UNIMPLEMENTED, f"{method} takes one message, not none"
+                )
             outcome = self._carry_out(method, handler, raw, context)
             if outcome.code is not grpc.StatusCode.OK:
                 self._abort(outcome, context)
             return outcome.response
 
         behavior: _Handler = call
-        if not method.startswith(_GATED):
+        if not gated:
             behavior.experimental_thread_pool = self._aside
-        # (de)serialised in here, where what is wrong with a message is named and counted
-        return grpc.unary_unary_rpc_method_handler(behavior)
+        # a call of one message to its client; served as a stream of one, so that its wait for
+        # the message can be ended, and (de)serialised in here, where what is wrong is named
+        return grpc.stream_unary_rpc_method_handler(behavior)
 
     def _carry_out(
         self,

@@ -7,7 +7,8 @@ does for each of its calls, and who left many open loses the oldest.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -61,6 +62,14 @@ class OpenStreams:
             self._open.pop(context, None)
 
 
+def _of_one(
+    behavior: _Handler, messages: Iterator[object], context: grpc.ServicerContext
+) -> Iterable[object]:
+    """Serve a method that takes one message; nothing is the answer to none."""
+    message = next(messages, None)
+    return () if message is None else behavior(message, context)
+
+
 class StreamInterceptor(grpc.ServerInterceptor):
     """Limits the streams of reflection and those that watch health, each by itself."""
 
@@ -81,6 +90,7 @@ class StreamInterceptor(grpc.ServerInterceptor):
                 reflect = self._reflection.limited(handler.stream_stream)
                 handler = grpc.stream_stream_rpc_method_handler(reflect, *coders)
             else:
-                watch = self._watches.limited(handler.unary_stream)
-                handler = grpc.unary_stream_rpc_method_handler(watch, *coders)
+                watch = self._watches.limited(partial(_of_one, handler.unary_stream))
+                # as a stream of one, so that it counts before its message has come
+                handler = grpc.stream_stream_rpc_method_handler(watch, *coders)
         return handler  # type: ignore[no-any-return] # the stubs' own gap

@@ -296,19 +296,44 @@ def _nothing_until(event: threading.Event) -> Iterator[reflection_pb2.ServerRefl
     yield from ()
 
 
-def test_calls_without_a_message_hold_up_no_probe(start: Callable[..., Driver]) -> None:
+@pytest.mark.parametrize(
+    "method",
+    [
+        "/replication.Controller/DemoteVolume",
+        "/identity.Identity/Probe",
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch",
+    ],
+)
+def test_calls_without_a_message_hold_up_nothing(start: Callable[..., Driver], method: str) -> None:
     """A client that begins calls and never sends what it asks for keeps threads waiting."""
     driver = start("--max-calls", "2", "--max-calls-per-cluster", "1").started()
     # the same method as one of streams: its headers go out, its message never does
     with grpc.insecure_channel(f"unix://{driver.socket}") as channel:
-        demote = channel.stream_unary("/replication.Controller/DemoteVolume")
         never = threading.Event()
-        begun = [demote.future(_nothing_until(never)) for _ in range(40)]
+        begin = channel.stream_stream(method)
+        begun = [begin(_nothing_until(never)) for _ in range(120)]
         time.sleep(0.5)  # let them arrive
         assert driver.ready()
+        driver.health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+        watch = driver.health.Watch(health_pb2.HealthCheckRequest(), timeout=5)
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        call = driver.controller.DemoteVolume
+        with pytest.raises(grpc.RpcError) as refused:
+            call(replication_pb2.DemoteVolumeRequest(), timeout=15)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        watch.cancel()
         never.set()
-        for call in begun:
-            call.cancel()
+        for each in begun:
+            each.cancel()
+
+
+def test_a_call_that_sends_nothing(shared: Driver) -> None:
+    """A client that ends its side before any message is told so; it is not left to wait."""
+    probe = shared.channel.stream_unary("/identity.Identity/Probe")
+    with pytest.raises(grpc.RpcError) as refused:
+        probe(iter(()), timeout=5)
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_metrics(start: Callable[..., Driver]) -> None:
