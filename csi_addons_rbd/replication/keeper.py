@@ -165,7 +165,7 @@ class SnapshotKeeper:
             if kept.due != turn.due:
                 return
             kept.due = inf
-        kept.renewed = kept.changed = False
+            kept.renewed = kept.changed = False
         again = self._attempt(kept)
         with self._changed:
             if again is not None or kept.renewed:

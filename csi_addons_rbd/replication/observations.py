@@ -98,13 +98,13 @@ class Observation:
             self.last_sync = self._primary = None
             return
         mirroring, first = self._term
-        known = first if self._primary is not None and view.mirroring == mirroring else -1
-        if view.history.first > known:
-            self._primary = Hindsight(self.check_interval)
+        primary = self._primary  # read once: another thread may forget it meanwhile
+        known = first if primary is not None and view.mirroring == mirroring else -1
+        if primary is None or view.history.first > known:
+            self._primary = primary = Hindsight(self.check_interval)
         # what shows where the term began may be dropped while it lasts
         self._term = (view.mirroring, max(known, view.history.first))
-        if self._primary is not None:
-            self._primary.note(view)
+        primary.note(view)
 
     @property
     def cluster_time(self) -> int:
@@ -122,7 +122,8 @@ class Observation:
         began = view.history.began_at
         if began is not None and peer.last_update > began + self.check_interval:
             return True
-        return self._primary is not None and self._primary.confirms(peer)
+        primary = self._primary
+        return primary is not None and primary.confirms(peer)
 
     def alive(self, status: SiteStatus, view: MirrorView) -> bool:
         """Tell whether the site's rbd-mirror is up and has written within 90 s.
