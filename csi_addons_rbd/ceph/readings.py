@@ -14,6 +14,7 @@ from csi_addons_rbd.ceph.lockers import holding_mirror_daemon, is_locked, read_h
 from csi_addons_rbd.ceph.parents import read_parents
 from csi_addons_rbd.ceph.pulse import LEASH
 from csi_addons_rbd.ceph.rbd_header import header_object, id_object, read_header, read_image_id
+from csi_addons_rbd.ceph.rbd_journal import announce_tags, journal_object
 from csi_addons_rbd.ceph.rbd_mirroring import (
     SILENCE,
     read_mirrored_image,
@@ -94,6 +95,13 @@ class ReadImage:
         with self._locked() as image:
             return holding_mirror_daemon(image) if image else None
 
+    def announce_promotion(self) -> None:
+        """Tell this site's rbd-mirror of a promotion in journal mode, if it has not been told."""
+        with self._pool(Purpose.READ, "telling rbd-mirror of the promotion of") as ioctx:
+            image_id = read_image_id(ioctx, self.spec.image)
+            if image_id is not None:
+                announce_tags(ioctx, image_id)
+
     def resync_requested(self) -> bool:
         """Tell whether librbd's own request for a resync of this image stands."""
         with self._pool(Purpose.READ, "looking for a request of a resync of") as ioctx:
@@ -153,7 +161,7 @@ class ReadImage:
         image_id = self.found.image_id
         if image_id is None:
             return (id_object(self.spec.image),)
-        return (id_object(self.spec.image), header_object(image_id), f"journal.{image_id}")
+        return (id_object(self.spec.image), header_object(image_id), journal_object(image_id))
 
     @contextmanager
     def _locked(self) -> Iterator[rbd.Image | None]:

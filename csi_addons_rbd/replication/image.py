@@ -316,6 +316,10 @@ class MirroredImage(Protocol):
         """Name this site's rbd-mirror if it holds a lock on the image."""
         ...
 
+    def announce_promotion(self) -> None:
+        """Tell this site's rbd-mirror of a promotion in journal mode, if it has not been told."""
+        ...
+
     def restore_features(self, until: Deadline) -> None:
         """Switch off the features that ``enable`` had to switch on, under a lease of its own."""
         ...

@@ -139,6 +139,10 @@ class Image:
         """Name it."""
         return self.held
 
+    def announce_promotion(self) -> None:
+        """Say so."""
+        self.done.append("announce")
+
     def notes(self) -> Mapping[str, str]:
         """Read them."""
         return self.seen.notes
