@@ -8,7 +8,6 @@ decoding here of ``cls::journal::Tag`` with ``librbd::journal::TagData``, and of
 ``cls::journal::Client`` (unchanged in every release from Ceph 10 to 20).
 """
 
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,8 +22,6 @@ _ORPHAN: Final = "<orphan>"
 OWN_CLIENT: Final = ""
 """Name of the image itself among the clients of its journal."""
 _CLIENT: Final = "client_"
-_HEARD: Final = 2000
-"""Milliseconds within which a live reader of the journal says that it was told."""
 _PEER: Final = 1
 """``librbd::journal::MIRROR_PEER_CLIENT_META_TYPE``."""
 
@@ -112,12 +109,6 @@ def promotion_tag(tags: tuple[Tag, ...]) -> int:
     start = epoch_start(tags)
     promoted = (tag.number == start and tag.predecessor != _LOCAL for tag in tags)
     return start if any(promoted) else 0
-
-
-def announce_tags(ioctx: rados.Ioctx, image_id: str) -> None:
-    """Have those that watch the journal read its tags anew, as librbd does with each new one."""
-    with suppress(rados.ObjectNotFound, rados.TimedOut):  # one that hangs need not hear of it
-        ioctx.notify(journal_object(image_id), timeout_ms=_HEARD)
 
 
 def journal_object(image_id: str) -> str:

@@ -18,7 +18,7 @@ from csi_addons_rbd.ceph.omaps import read_omap
 from csi_addons_rbd.replication.calls import MirroringMode
 from csi_addons_rbd.replication.image import MirrorState, SiteState, SiteStatus
 
-_OBJECT: Final = "rbd_mirroring"
+MIRRORING_OBJECT: Final = "rbd_mirroring"
 _LEADER: Final = "rbd_mirror_leader"
 MODES: Final = {
     MirroringMode.JOURNAL: rbd.RBD_MIRROR_IMAGE_MODE_JOURNAL,
@@ -45,12 +45,12 @@ SILENCE: Final[Statuses] = (None, ())
 
 def ask_mirroring(image_id: str) -> tuple[str, str, str, bytes]:
     """Return the question how an image is mirrored: object, class, method, request."""
-    return _OBJECT, "rbd", "mirror_image_get", text(image_id)
+    return MIRRORING_OBJECT, "rbd", "mirror_image_get", text(image_id)
 
 
 def ask_statuses(global_id: str) -> tuple[str, str, str, bytes]:
     """Return the question for the statuses of an image: object, class, method, request."""
-    return _OBJECT, "rbd", "mirror_image_status_get", text(global_id)
+    return MIRRORING_OBJECT, "rbd", "mirror_image_status_get", text(global_id)
 
 
 def read_mirroring(ioctx: rados.Ioctx, image_id: str) -> Mirroring | None:
@@ -66,7 +66,7 @@ def read_mirrored_image(ioctx: rados.Ioctx, global_id: str) -> str | None:
     """Look up which image is mirrored under a global id."""
     try:
         _, data = ioctx.execute(
-            _OBJECT, "rbd", "mirror_image_get_image_id", text(global_id), _LENGTH
+            MIRRORING_OBJECT, "rbd", "mirror_image_get_image_id", text(global_id), _LENGTH
         )
     except rados.ObjectNotFound:
         return None
@@ -108,7 +108,7 @@ def read_origins(ioctx: rados.Ioctx, global_id: str) -> frozenset[str]:
     return frozenset(
         decode_origin(value)
         for prefix in prefixes
-        for value in read_omap(ioctx, _OBJECT, prefix).values()
+        for value in read_omap(ioctx, MIRRORING_OBJECT, prefix).values()
     )
 
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import rados
 import rbd
 
+from csi_addons_rbd.ceph.announcements import announce_history, announce_mirroring
 from csi_addons_rbd.ceph.connections import Connections, Purpose
 from csi_addons_rbd.ceph.image_notes import notes_among
 from csi_addons_rbd.ceph.lockers import holding_mirror_daemon, is_locked, read_holders
 from csi_addons_rbd.ceph.parents import read_parents
 from csi_addons_rbd.ceph.pulse import LEASH
 from csi_addons_rbd.ceph.rbd_header import header_object, id_object, read_header, read_image_id
-from csi_addons_rbd.ceph.rbd_journal import announce_tags, journal_object
+from csi_addons_rbd.ceph.rbd_journal import journal_object
 from csi_addons_rbd.ceph.rbd_mirroring import (
     SILENCE,
     read_mirrored_image,
@@ -95,12 +96,12 @@ class ReadImage:
         with self._locked() as image:
             return holding_mirror_daemon(image) if image else None
 
-    def announce_promotion(self) -> None:
-        """Tell this site's rbd-mirror of a promotion in journal mode, if it has not been told."""
-        with self._pool(Purpose.READ, "telling rbd-mirror of the promotion of") as ioctx:
-            image_id = read_image_id(ioctx, self.spec.image)
-            if image_id is not None:
-                announce_tags(ioctx, image_id)
+    def announce(self, view: MirrorView) -> None:
+        """Tell rbd-mirror of what was read, of which librbd may have told nobody."""
+        with self._pool(Purpose.READ, "telling rbd-mirror of") as ioctx:
+            announce_history(ioctx, view)
+            if not view.peers:  # which may not even know that there is such an image
+                announce_mirroring(ioctx, view)
 
     def resync_requested(self) -> bool:
         """Tell whether librbd's own request for a resync of this image stands."""

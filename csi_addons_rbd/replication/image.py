@@ -316,8 +316,8 @@ class MirroredImage(Protocol):
         """Name this site's rbd-mirror if it holds a lock on the image."""
         ...
 
-    def announce_promotion(self) -> None:
-        """Tell this site's rbd-mirror of a promotion in journal mode, if it has not been told."""
+    def announce(self, view: MirrorView) -> None:
+        """Tell rbd-mirror of what was read: a librbd that was killed has told nobody of it."""
         ...
 
     def restore_features(self, until: Deadline) -> None:

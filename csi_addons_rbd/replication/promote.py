@@ -98,17 +98,13 @@ def await_release(image: MirroredImage, patience: Patience) -> None:
     """Wait until rbd-mirror of this site has let go of what it replayed.
 
     In journal mode it may hang on the lost peer while it stops, with the exclusive lock in its
-    hands: the image is primary then, and yet refuses every write as read-only. Nor does it stop
-    where librbd was killed after it wrote the promotion, and before it told anybody.
+    hands: the image is primary then, and yet refuses every write as read-only.
 
     Raises:
         MirrorDaemonHoldsImage: it has not let go in time.
     """
-    view, told = image.view(), False
+    view = image.view()
     while _replaying(view) and (holder := image.held_by_mirror_daemon()):
-        if not told and view.mode is MirroringMode.JOURNAL:
-            image.announce_promotion()
-            told = True
         if patience.until.remaining <= 0:
             raise MirrorDaemonHoldsImage(
                 f"{image.spec} is promoted, but cannot be written yet: rbd-mirror of this site "

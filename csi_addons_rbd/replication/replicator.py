@@ -34,6 +34,7 @@ from csi_addons_rbd.replication.errors import (
 from csi_addons_rbd.replication.holders import finish_demotion
 from csi_addons_rbd.replication.image import (
     Absent,
+    Epoch,
     Found,
     MirroredImage,
     MirrorState,
@@ -171,6 +172,8 @@ class Replicator:
         if enable(image, view, call, patience.call):
             observation.last_sync = None
             forget_ended_schedule(image)
+        elif view.primary and not view.peers:
+            image.announce(view)
         refused = self._keep_schedule(image, call.mode, call.schedule, patience.call)
         if refused is not None:
             raise refused
@@ -238,6 +241,8 @@ class Replicator:
         forget_resync(image, image.resync_text(), patience.call, is_void=_is_primary)
         if DEMOTING in view.notes:
             image.note(DEMOTING, None, only=view.notes[DEMOTING])
+        if view.primary:
+            image.announce(view)
         await_release(image, patience)
         # missing caps for the manager must not fail a promotion: info tells of them
         self._keep_schedule(image, view.mode, call.schedule, patience.call)
@@ -257,6 +262,8 @@ class Replicator:
                 self._end_left_schedule(image, view, patience.call)
             if DEMOTING in view.notes:
                 finish_demotion(image, observation, patience)
+            if view.history.epoch is Epoch.PRIMARY_DEMOTED:
+                image.announce(view)
             return
         fill_hollow_epoch(image, view, patience, promoting=False)
         demote(image, view, observation=observation, patience=patience)

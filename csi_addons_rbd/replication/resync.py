@@ -106,6 +106,8 @@ class Resync:
             raise IsPrimary(f"{self.image.spec} is primary; demote it before a resync")
         record = self.image.resync_record()
         if record is not None and self._under_way(view, record):
+            if view.image_id == record.image_id:
+                self.image.announce(view)
             if view.local is not None:
                 self._require_daemon(view)
             return False

@@ -67,6 +67,7 @@ def finish_torn_demotion(image: MirroredImage, view: MirrorView, patience: Patie
 def _finish(image: LeasedImage, view: MirrorView) -> bool:
     if view.mode is MirroringMode.JOURNAL or not image.finish_demotion():
         return False
+    image.announce(view)
     _log.warning("a torn demotion was brought to its end", image=image.spec.path)
     return True
 

@@ -4,10 +4,8 @@
 import os
 import signal
 import struct
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +17,6 @@ from csi_addons_conformance.cases.torn import cut_demotion_short
 from csi_addons_conformance.stage import Stage
 from test_process import BEFORE_DEMOTING, await_step
 
-from csi_addons_rbd.ceph.rbd_journal import journal_object, read_tags
 from lab import Volume
 from tests.driver_insides import workers
 
@@ -37,24 +34,6 @@ def test_the_schedule_goes_on_after_a_torn_snapshot(stage: Stage) -> None:
     expect(stage.here.client.enable(volume.handle, schedulingInterval="10s"), "OK")
     poll(lambda: _whole_after(stage, volume, torn), seconds=90, what="a newer snapshot, alone")
     expect(stage.here.client.disable(volume.handle), "OK")
-
-
-@pytest.mark.timeout(300)
-def test_a_promotion_that_nobody_was_told_of(stage: Stage) -> None:
-    """librbd writes the journal's tag, then tells its readers; a worker was killed in between."""
-    here, client = stage.here, stage.here.client
-    volume = stage.lab.make_volume("dr2", 2 << 20)
-    settle(partial(stage.there.client.enable, volume.handle, mirroringMode="journal"))
-    poll(
-        lambda: here.exists(volume) and here.state(volume) == "up+replaying",
-        seconds=120,
-        what="the copy on dr1 follows",
-    )
-    time.sleep(10)  # 5 s after its last news rbd-mirror notes how far it is, and reads the tags
-    with here.site.ioctx() as ioctx:
-        _promote_in_silence(ioctx, volume)
-    expect(client.promote(volume.handle, force=True), "OK", within=30)
-    here.write(volume, b"taken over")
 
 
 @pytest.mark.timeout(400)
@@ -118,15 +97,3 @@ def _whole_after(stage: Stage, volume: Volume, torn: int) -> bool:
     """Tell whether newer ones were taken, and the torn one is gone."""
     snapshots = stage.here.mirror_snapshots(volume)
     return all(snap["id"] > torn and snap["mirror"]["complete"] for snap in snapshots)
-
-
-def _promote_in_silence(ioctx: rados.Ioctx, volume: Volume) -> None:
-    """Write the tag with which librbd promotes by force, and no more."""
-    with rbd.Image(ioctx, volume.image, read_only=True) as image:
-        image_id = image.id()
-    newest = read_tags(ioctx, image_id)[-1]
-    owner = newest.owner.encode()
-    # TagData: this site, which is no text at all; then whose entries it goes on from, and where
-    data = struct.pack(f"<II{len(owner)}sBQQ", 0, len(owner), owner, 0, 0, 0)
-    tag = struct.pack(f"<QQI{len(data)}s", newest.number + 1, 0, len(data), data)
-    ioctx.execute(journal_object(image_id), "journal", "tag_create", tag)

@@ -120,6 +120,7 @@ class Following:
     record: ResyncRecord | None = None
     late: bool = False
     asked: int = 0
+    announced: int = 0
     spec = SPEC
 
     @contextmanager
@@ -151,6 +152,11 @@ class Following:
             raise ImageChanged("in this moment")
         self.asked += 1
 
+    def announce(self, view: MirrorView) -> None:
+        """Tell rbd-mirror."""
+        assert view == FOLLOWING
+        self.announced += 1
+
 
 def always(image: Following) -> None:
     """Ask for a resync of what is healthy."""
@@ -169,22 +175,22 @@ def always(image: Following) -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "asked"),
+    ("record", "asked", "announced"),
     [
-        (None, 1),
-        (replace(SENT, sent=False), 1),
-        (replace(SENT, mirroring="another"), 1),
-        (replace(SENT, mirroring=FOLLOWING.mirroring), 0),
-        (replace(SENT, done=True, image_id="another"), 0),
+        (None, 1, 0),
+        (replace(SENT, sent=False), 1, 0),
+        (replace(SENT, mirroring="another"), 1, 0),
+        (replace(SENT, mirroring=FOLLOWING.mirroring), 0, 1),
+        (replace(SENT, done=True, image_id="another"), 0, 0),
     ],
 )
 def test_a_record_bars_a_resync_while_it_speaks_of_one(
-    record: ResyncRecord | None, asked: int
+    record: ResyncRecord | None, asked: int, announced: int
 ) -> None:
     """Not one that was never asked for, nor one of a mirroring that was switched off since."""
     image = Following(record)
     always(image)
-    assert image.asked == asked
+    assert (image.asked, image.announced) == (asked, announced)
     assert (image.record is not None and image.record.mirroring) == (
         FOLLOWING.mirroring if asked else getattr(record, "mirroring", None)
     )

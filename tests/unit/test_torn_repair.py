@@ -139,9 +139,9 @@ class Image:
         """Name it."""
         return self.held
 
-    def announce_promotion(self) -> None:
-        """Say so."""
-        self.done.append("announce")
+    def announce(self, view: MirrorView) -> None:
+        """Tell rbd-mirror."""
+        del view
 
     def notes(self) -> Mapping[str, str]:
         """Read them."""

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What librbd wrote and told nobody of: it writes first, and a worker was killed in between.
+
+The same call, repeated, finds the work done, and must still see to it that rbd-mirror hears of it.
+"""
+
+import struct
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Final
+from uuid import uuid4
+
+import pytest
+import rados
+import rbd
+from csi_addons_conformance.case import expect, poll, settle
+from csi_addons_conformance.stage import Stage
+
+from csi_addons_rbd.ceph.encoding import structure, text
+from csi_addons_rbd.ceph.metadata import replace_metadata
+from csi_addons_rbd.ceph.rbd_journal import journal_object, read_tags
+from lab import Volume
+
+_MIRROR: Final = 3
+"""``cls::rbd::SNAPSHOT_NAMESPACE_TYPE_MIRROR``."""
+_WHOLE: Final = b"\1"
+_ENABLED: Final = b"\1"
+_QUIET: Final = 10
+"""Seconds: 5 s after its last news rbd-mirror notes how far it is, and reads the tags anew."""
+
+
+@pytest.mark.timeout(300)
+def test_an_enabled_image(stage: Stage) -> None:
+    """The peer learns that there is such an image."""
+    volume = stage.volume()
+    with stage.here.site.ioctx() as ioctx:
+        _enable_in_silence(ioctx, volume)
+    time.sleep(_QUIET)
+    assert not stage.there.exists(volume)
+    expect(stage.here.client.enable(volume.handle, mirroringMode="journal"), "OK")
+    stage.await_copy(volume)
+
+
+@pytest.mark.timeout(300)
+def test_a_demotion_by_snapshot(stage: Stage) -> None:
+    """The peer gets the demotion, and may be promoted without force."""
+    volume, client = stage.mirrored(), stage.here.client
+    _in_silence(stage, volume, lambda image: image.mirror_image_demote())
+    expect(client.demote(volume.handle), "OK")
+    settle(partial(stage.there.client.promote, volume.handle), seconds=60)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("repeated", [True, False])
+def test_a_promotion_by_snapshot(stage: Stage, *, repeated: bool) -> None:
+    """The peer follows, without which the image could not be demoted."""
+    volume, client = stage.mirrored(), stage.here.client
+    expect(client.demote(volume.handle), "OK")
+    settle(partial(client.promote, volume.handle), seconds=60)
+    settle(partial(client.demote, volume.handle), seconds=60)
+    poll(
+        lambda: stage.there.mirror_snapshots(volume)[-1]["mirror"]["complete"],
+        seconds=60,
+        what="dr2 has the demotion",
+    )
+    _in_silence(stage, volume, lambda image: image.mirror_image_promote(force=False))
+    if repeated:
+        expect(client.promote(volume.handle), "OK")
+    settle(partial(client.demote, volume.handle), seconds=60)
+
+
+@pytest.mark.timeout(300)
+def test_a_promotion_by_journal(stage: Stage) -> None:
+    """rbd-mirror of this site lets go of the image."""
+    here, volume = stage.here, _followed(replace(stage, mode="journal"))
+    time.sleep(_QUIET)
+    with here.site.ioctx() as ioctx:
+        _promote_in_silence(ioctx, volume)
+    expect(here.client.promote(volume.handle, force=True), "OK", within=30)
+    here.write(volume, b"taken over")
+
+
+@pytest.mark.timeout(300)
+def test_a_resync(stage: Stage) -> None:
+    """rbd-mirror, which finds nothing wrong by itself, copies the image anew."""
+    here, volume = stage.here, _followed(stage)
+    before = here.image_id(volume)
+    time.sleep(_QUIET)
+    with here.site.ioctx() as ioctx:
+        _resync_in_silence(ioctx, before)
+
+    def anew() -> bool:
+        expect(here.client.resync(volume.handle, force=True, resyncMode="always"), "OK")
+        with suppress(rbd.ImageNotFound):
+            return here.image_id(volume) != before
+        return False
+
+    poll(anew, seconds=90, what="the image is another")
+
+
+def _followed(stage: Stage) -> Volume:
+    """Make a volume on dr2 whose copy on dr1 follows."""
+    volume = stage.lab.make_volume("dr2", 2 << 20)
+    settle(partial(stage.there.client.enable, volume.handle, mirroringMode=stage.mode))
+    poll(
+        lambda: stage.here.exists(volume) and stage.here.state(volume) == "up+replaying",
+        seconds=120,
+        what="the copy on dr1 follows",
+    )
+    return volume
+
+
+def _in_silence(stage: Stage, volume: Volume, act: Callable[[rbd.Image], None]) -> None:
+    """Act on dr1, with dr2 told of it only while the mirror snapshot was not complete."""
+    header = f"rbd_header.{stage.here.image_id(volume)}"
+    with stage.there.frozen("rbd-mirror"):
+        with stage.here.image(volume, writing=True) as image:
+            act(image)
+        key = f"snapshot_{stage.here.mirror_snapshots(volume)[-1]['id']:016x}"
+        with stage.here.site.ioctx() as ioctx:
+            whole = _omap_value(ioctx, header, key)
+            at = whole.index(struct.pack("<I", _MIRROR)) + 5  # behind it, and primary or demoted
+            assert whole[at : at + 1] == _WHOLE
+            _set_omap_value(ioctx, header, key, whole[:at] + b"\0" + whole[at + 1 :])
+    time.sleep(_QUIET)
+    with stage.here.site.ioctx() as ioctx:
+        _set_omap_value(ioctx, header, key, whole)
+
+
+def _enable_in_silence(ioctx: rados.Ioctx, volume: Volume) -> None:
+    with rbd.Image(ioctx, volume.image) as image:
+        for feature in (rbd.RBD_FEATURE_EXCLUSIVE_LOCK, rbd.RBD_FEATURE_JOURNALING):
+            if not image.features() & feature:
+                image.update_features(feature, enabled=True)
+        mirroring = structure(text(str(uuid4())), _ENABLED)  # in the first version, by journal
+        ioctx.execute("rbd_mirroring", "rbd", "mirror_image_set", text(image.id()) + mirroring)
+
+
+def _promote_in_silence(ioctx: rados.Ioctx, volume: Volume) -> None:
+    """Write the tag with which librbd promotes by force, and no more."""
+    with rbd.Image(ioctx, volume.image, read_only=True) as image:
+        image_id = image.id()
+    newest = read_tags(ioctx, image_id)[-1]
+    owner = newest.owner.encode()
+    # TagData: this site, which is no text at all; then whose entries it goes on from, and where
+    data = struct.pack(f"<II{len(owner)}sBQQ", 0, len(owner), owner, 0, 0, 0)
+    tag = struct.pack(f"<QQI{len(data)}s", newest.number + 1, 0, len(data), data)
+    ioctx.execute(journal_object(image_id), "journal", "tag_create", tag)
+
+
+def _resync_in_silence(ioctx: rados.Ioctx, image_id: str) -> None:
+    key = f".rbd_mirror.{rbd.RBD().mirror_uuid_get(ioctx)}"
+    replace_metadata(ioctx, f"rbd_header.{image_id}", key, "", '{"resync_requested": true}')
+
+
+def _omap_value(ioctx: rados.Ioctx, name: str, key: str) -> bytes:
+    with rados.ReadOpCtx() as operation:
+        entries, _ = ioctx.get_omap_vals_by_keys(operation, (key,))
+        ioctx.operate_read_op(operation, name)
+        return dict(entries)[key]
+
+
+def _set_omap_value(ioctx: rados.Ioctx, name: str, key: str, value: bytes) -> None:
+    with rados.WriteOpCtx() as operation:
+        ioctx.set_omap(operation, (key,), (value,))
+        ioctx.operate_write_op(operation, name)
