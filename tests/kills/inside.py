@@ -20,13 +20,14 @@ from typing import Final
 
 from csi_addons_conformance.case import BOTH, UnmetError, poll, require, settle
 from csi_addons_conformance.client import Answer
+from csi_addons_conformance.sites import SiteUnderTest
 from csi_addons_conformance.stage import Stage
 from csi_addons_conformance.staging import staged
 from rich.console import Console
 
 from csi_addons_rbd.ceph.sightings import look
 from csi_addons_rbd.ceph.views import read_view
-from csi_addons_rbd.replication.image import MirrorView
+from csi_addons_rbd.replication.image import Epoch, MirrorView
 from lab import Volume
 from tests.driver_insides import alive, workers
 from tests.kills.lanes import DRIVER, Lane, lanes
@@ -36,6 +37,9 @@ _REACHED: Final = 60
 _DIES: Final = 10
 _CONVERGES: Final = 150
 """Seconds: lease and watch of the dead, 30 s each, may be in the way, and a peer that follows."""
+_HEARD: Final = 60
+"""Seconds within which the peer has a demotion, whose news rbd-mirror may not have had yet."""
+_ARRIVED: Final = Epoch.NON_PRIMARY_DEMOTED
 _AFTER: Final = {"demote": ("demoting", 0.08), "promote": ("promoting", 0.12)}
 """Point after which the kill comes, and within how many seconds it does in snapshot mode."""
 _JOURNAL: Final = 0.03
@@ -78,6 +82,11 @@ class Run:
         marker = 0
         while any(self.tallies[name].kills < kills for name in _AFTER):
             self._strike("demote", volume, partial(here.client.demote, volume.handle))
+            poll(
+                lambda: self._view(volume, self.stage.there).history.epoch is _ARRIVED,
+                seconds=_HEARD,
+                what="the demotion is on dr2",
+            )
             promote = partial(here.client.promote, volume.handle, force=True)
             self._strike("promote", volume, promote)
             marker += 1
@@ -109,11 +118,11 @@ class Run:
         answer = self._cut_short(call, point, random.uniform(0, within))  # noqa: S311
         tally = self.tallies[name]
         if answer.code != "OK":
-            tally.left[_kind(self._view(volume))] += 1
+            tally.left[_kind(self._view(volume, self.stage.here))] += 1
         began = time.monotonic()
         settle(call, seconds=_CONVERGES)
         tally.seconds.append(time.monotonic() - began)
-        view = self._view(volume)
+        view = self._view(volume, self.stage.here)
         require(view.torn is None, "a whole image", view)
         require(view.primary == (name != "demote"), f"what {name} leaves", view)
 
@@ -137,8 +146,8 @@ class Run:
             lane.hold_again()
             return answer.result()
 
-    def _view(self, volume: Volume) -> MirrorView:
-        with self.stage.here.site.ioctx() as ioctx:
+    def _view(self, volume: Volume, at: SiteUnderTest) -> MirrorView:
+        with at.site.ioctx() as ioctx:
             return read_view(ioctx, look(ioctx, volume.image))
 
 
