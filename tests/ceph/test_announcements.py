@@ -21,13 +21,12 @@ from csi_addons_conformance.stage import Stage
 
 from csi_addons_rbd.ceph.encoding import structure, text
 from csi_addons_rbd.ceph.metadata import replace_metadata
+from csi_addons_rbd.ceph.omaps import read_omap
 from csi_addons_rbd.ceph.rbd_journal import journal_object, read_tags
 from lab import Volume
 
-_MIRROR: Final = 3
-"""``cls::rbd::SNAPSHOT_NAMESPACE_TYPE_MIRROR``."""
-_WHOLE: Final = b"\1"
 _ENABLED: Final = b"\1"
+_FORCE: Final = False
 _QUIET: Final = 10
 """Seconds: 5 s after its last news rbd-mirror notes how far it is, and reads the tags anew."""
 
@@ -66,7 +65,7 @@ def test_a_promotion_by_snapshot(stage: Stage, *, repeated: bool) -> None:
         seconds=60,
         what="dr2 has the demotion",
     )
-    _in_silence(stage, volume, lambda image: image.mirror_image_promote(force=False))
+    _in_silence(stage, volume, lambda image: image.mirror_image_promote(_FORCE))
     if repeated:
         expect(client.promote(volume.handle), "OK")
     settle(partial(client.demote, volume.handle), seconds=60)
@@ -114,20 +113,17 @@ def _followed(stage: Stage) -> Volume:
 
 
 def _in_silence(stage: Stage, volume: Volume, act: Callable[[rbd.Image], None]) -> None:
-    """Act on dr1, with dr2 told of it only while the mirror snapshot was not complete."""
+    """Act on dr1, and take it back while dr2 is told of it; do it once more when nobody is."""
     header = f"rbd_header.{stage.here.image_id(volume)}"
-    with stage.there.frozen("rbd-mirror"):
-        with stage.here.image(volume, writing=True) as image:
-            act(image)
-        key = f"snapshot_{stage.here.mirror_snapshots(volume)[-1]['id']:016x}"
-        with stage.here.site.ioctx() as ioctx:
-            whole = _omap_value(ioctx, header, key)
-            at = whole.index(struct.pack("<I", _MIRROR)) + 5  # behind it, and primary or demoted
-            assert whole[at : at + 1] == _WHOLE
-            _set_omap_value(ioctx, header, key, whole[:at] + b"\0" + whole[at + 1 :])
-    time.sleep(_QUIET)
     with stage.here.site.ioctx() as ioctx:
-        _set_omap_value(ioctx, header, key, whole)
+        with stage.there.frozen("rbd-mirror"):
+            before = read_omap(ioctx, header)
+            with stage.here.image(volume, writing=True) as image:
+                act(image)
+            after = read_omap(ioctx, header)
+            _replace_omap(ioctx, header, after, before)
+        time.sleep(_QUIET)
+        _replace_omap(ioctx, header, before, after)
 
 
 def _enable_in_silence(ioctx: rados.Ioctx, volume: Volume) -> None:
@@ -156,14 +152,10 @@ def _resync_in_silence(ioctx: rados.Ioctx, image_id: str) -> None:
     replace_metadata(ioctx, f"rbd_header.{image_id}", key, "", '{"resync_requested": true}')
 
 
-def _omap_value(ioctx: rados.Ioctx, name: str, key: str) -> bytes:
-    with rados.ReadOpCtx() as operation:
-        entries, _ = ioctx.get_omap_vals_by_keys(operation, (key,))
-        ioctx.operate_read_op(operation, name)
-        return dict(entries)[key]
-
-
-def _set_omap_value(ioctx: rados.Ioctx, name: str, key: str, value: bytes) -> None:
+def _replace_omap(
+    ioctx: rados.Ioctx, name: str, standing: dict[str, bytes], wanted: dict[str, bytes]
+) -> None:
     with rados.WriteOpCtx() as operation:
-        ioctx.set_omap(operation, (key,), (value,))
+        ioctx.remove_omap_keys(operation, tuple(standing.keys() - wanted.keys()))
+        ioctx.set_omap(operation, tuple(wanted.keys()), tuple(wanted.values()))
         ioctx.operate_write_op(operation, name)
