@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one message of a unary call, which grpc lets a thread wait for however long it takes.
+"""Waits for the one message of a unary call, for which grpc has no limit of time.
 
-A client that begins calls and never sends what it asks for would so use up every thread. While
-too many wait, those whose message is overdue are ended.
+A client that begins calls and never sends their message would use up every thread. While too
+many wait, the oldest of those whose message is overdue are ended.
 """
 
 import threading
@@ -11,16 +11,18 @@ from collections.abc import Iterator
 from typing import Final
 
 import grpc
+import structlog
 
 _DUE: Final = 1.0
 """Seconds from a call's arrival to that of its message; clients send both at once."""
+_log = structlog.get_logger()
 
 
 class AwaitedMessages:
     """The calls whose message has not come.
 
     Args:
-        most: As many may wait for as long as they like.
+        most: How many may wait without a limit of time.
     """
 
     def __init__(self, most: int) -> None:
@@ -60,8 +62,11 @@ class AwaitedMessages:
         now = time.monotonic()
         with self._lock:
             self._timer = None
-            overdue = [each for each, since in self._since.items() if now - since >= _DUE]
-            if len(overdue) < len(self._since):
+            too_many = list(self._since.items())[: max(0, len(self._since) - self._most)]
+            overdue = [each for each, since in too_many if now - since >= _DUE]
+            if len(overdue) < len(too_many):
                 self._sweep_later()
+        if overdue:
+            _log.warning("calls were ended whose message never came", calls=len(overdue))
         for context in overdue:
             context.cancel()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What librbd tells others once it has written it, told anew: it may have been killed in between.
+"""Repeats librbd's notifications.
 
-rbd-mirror looks at an image, or for new ones, when it is told to, and otherwise never: without the
-news it rests for good on what it saw before.
+librbd writes first and notifies the watchers second. If its process is killed in between,
+rbd-mirror, which reads an image when it is notified, does not see the change.
 """
 
 import struct
@@ -14,32 +14,35 @@ import rados
 from csi_addons_rbd.ceph.encoding import structure, text
 from csi_addons_rbd.ceph.rbd_header import header_object
 from csi_addons_rbd.ceph.rbd_journal import journal_object
-from csi_addons_rbd.ceph.rbd_mirroring import MIRRORING_OBJECT
+from csi_addons_rbd.ceph.rbd_mirroring import MIRRORING_OBJECT, read_mirroring
 from csi_addons_rbd.replication.calls import MirroringMode
-from csi_addons_rbd.replication.image import MirrorView
+from csi_addons_rbd.replication.image import MirrorState, MirrorView
 
-_HEARD: Final = 2000
-"""Milliseconds within which one that is alive says that it heard."""
-_NOTHING: Final = ""
-"""To those that watch a header or a journal: read it anew."""
+_TIMEOUT: Final = 2000
+"""Milliseconds that a watcher has to acknowledge; one that does not holds up no other."""
+_REFRESH: Final = ""
+"""Message to the watchers of a header or a journal."""
 _IMAGE_UPDATED: Final = 1
 """``librbd::mirroring_watcher::NOTIFY_OP_IMAGE_UPDATED``."""
 
 
 def announce_history(ioctx: rados.Ioctx, view: MirrorView) -> None:
-    """Tell of the image's newest mirror snapshot or tag, and of a resync that was asked for."""
+    """Notify the watchers of the image: of mirror snapshots, tags and a request for a resync."""
     journal = view.mode is MirroringMode.JOURNAL
-    _notify(ioctx, (journal_object if journal else header_object)(view.image_id), _NOTHING)
+    _notify(ioctx, (journal_object if journal else header_object)(view.image_id), _REFRESH)
 
 
-def announce_mirroring(ioctx: rados.Ioctx, view: MirrorView) -> None:
-    """Tell that the image is mirrored (``librbd::mirroring_watcher::ImageUpdatedPayload``)."""
-    state = struct.pack("<I", view.state.value)
-    operation = struct.pack("<I", _IMAGE_UPDATED)
-    news = structure(operation, state, text(view.image_id), text(view.mirroring))
-    _notify(ioctx, MIRRORING_OBJECT, news.decode("ascii"))
+def announce_mirroring(ioctx: rados.Ioctx, image_id: str) -> None:
+    """Notify the watchers of the pool that the image is mirrored, if it still is."""
+    mirroring = read_mirroring(ioctx, image_id)
+    if mirroring is None or mirroring.state is not MirrorState.ENABLED:
+        return
+    # librbd::mirroring_watcher::ImageUpdatedPayload
+    members = struct.pack("<II", _IMAGE_UPDATED, mirroring.state.value)
+    message = structure(members, text(image_id), text(mirroring.global_id))
+    _notify(ioctx, MIRRORING_OBJECT, message.decode("ascii"))
 
 
-def _notify(ioctx: rados.Ioctx, name: str, news: str) -> None:
-    with suppress(rados.ObjectNotFound, rados.TimedOut):  # one that hangs need not hear of it
-        ioctx.notify(name, news, timeout_ms=_HEARD)
+def _notify(ioctx: rados.Ioctx, name: str, message: str) -> None:
+    with suppress(rados.Error):  # what was asked for is done, whoever is told
+        ioctx.notify(name, message, timeout_ms=_TIMEOUT)

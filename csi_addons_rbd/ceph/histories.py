@@ -33,7 +33,6 @@ NOTHING: Final = History(
     complete=False,
     progress="",
 )
-_OWN: Final = (Epoch.PRIMARY, Epoch.PRIMARY_DEMOTED)
 _DEMOTIONS: Final = (Epoch.PRIMARY_DEMOTED, Epoch.NON_PRIMARY_DEMOTED)
 _EVICTING: Final = 3
 """Snapshots still needed by a peer at which librbd may begin to drop the oldest
@@ -118,7 +117,7 @@ def journal_history(ioctx: rados.Ioctx, image_id: str, sites: Collection[str]) -
         clients = {site: client for site, client in clients.items() if site in sites}
     readers = frozenset(clients)
     # while this site only copies, the positions in its journal say nothing
-    peers = tuple(clients.values()) if newest.epoch in _OWN else ()
+    peers = tuple(clients.values()) if newest.epoch.own else ()
     # a demotion is a tag with one entry; a peer that has read that has everything, also where
     # this site did not live to commit it
     ended = [peer for peer in peers if _reached(peer, newest.number)]

@@ -97,11 +97,11 @@ class ReadImage:
             return holding_mirror_daemon(image) if image else None
 
     def announce(self, view: MirrorView) -> None:
-        """Tell rbd-mirror of what was read, of which librbd may have told nobody."""
-        with self._pool(Purpose.READ, "telling rbd-mirror of") as ioctx:
+        """Notify rbd-mirror of what was read."""
+        with self._pool(Purpose.READ, "notifying rbd-mirror of") as ioctx:
             announce_history(ioctx, view)
-            if not view.peers:  # which may not even know that there is such an image
-                announce_mirroring(ioctx, view)
+            if not view.peers:  # they may not know yet that the image is mirrored
+                announce_mirroring(ioctx, view.image_id)
 
     def resync_requested(self) -> bool:
         """Tell whether librbd's own request for a resync of this image stands."""

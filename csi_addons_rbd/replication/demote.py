@@ -112,16 +112,13 @@ def _await_peers(
     Otherwise a peer could be promoted on the history before it, and demoted again, without
     either side ever noticing: the writes of one of them would be lost.
     """
-    hindsight, told = Hindsight(patience.check_interval), False
+    hindsight = Hindsight(patience.check_interval)
     while behind := _late(view, observation) or _behind(view, observation, hindsight):
         if patience.until.remaining <= 0:
             raise PeerBehind(
                 f"the peer of {image.spec} has not followed yet: {behind}, and may have nothing "
                 "of what was written since the promotion here; ask again"
             )
-        if not told:
-            image.announce(view)
-            told = True
         time.sleep(POLL)
         view = image.view()
         observation.note(view)

@@ -77,6 +77,11 @@ class Epoch(StrEnum):
     NON_PRIMARY_DEMOTED = "non-primary, demoted"
     NONE = "none"
 
+    @property
+    def own(self) -> bool:
+        """Whether this site wrote it."""
+        return self in (Epoch.PRIMARY, Epoch.PRIMARY_DEMOTED)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
@@ -317,7 +322,7 @@ class MirroredImage(Protocol):
         ...
 
     def announce(self, view: MirrorView) -> None:
-        """Tell rbd-mirror of what was read: a librbd that was killed has told nobody of it."""
+        """Notify rbd-mirror of what was read: librbd may have been killed before it did."""
         ...
 
     def restore_features(self, until: Deadline) -> None:

@@ -224,6 +224,7 @@ class SnapshotKeeper:
         # known of an earlier term, it does not tell that a peer has the promotion's snapshot
         if view.history.awaited or (last_sync(view, observation) or 0) < view.history.began:
             kept.waits += 1
+            image.announce(view)
             return min(_WAITING * kept.waits, kept.interval)
         with image.lease(Deadline.after(_AGAIN)) as leased:
             if leased.view().history.mark != view.history.mark:

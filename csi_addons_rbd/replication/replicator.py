@@ -34,7 +34,6 @@ from csi_addons_rbd.replication.errors import (
 from csi_addons_rbd.replication.holders import finish_demotion
 from csi_addons_rbd.replication.image import (
     Absent,
-    Epoch,
     Found,
     MirroredImage,
     MirrorState,
@@ -144,6 +143,8 @@ class Replicator:
         # what was found is from before what this call waited for
         view = image.as_found() if after is None else image.view()
         observation.note(view)
+        if _may_be_unannounced(view):
+            image.announce(view)
         match call:
             case EnableCall():
                 self._enable(image, view, call, observation, patience)
@@ -172,8 +173,6 @@ class Replicator:
         if enable(image, view, call, patience.call):
             observation.last_sync = None
             forget_ended_schedule(image)
-        elif view.primary and not view.peers:
-            image.announce(view)
         refused = self._keep_schedule(image, call.mode, call.schedule, patience.call)
         if refused is not None:
             raise refused
@@ -241,8 +240,6 @@ class Replicator:
         forget_resync(image, image.resync_text(), patience.call, is_void=_is_primary)
         if DEMOTING in view.notes:
             image.note(DEMOTING, None, only=view.notes[DEMOTING])
-        if view.primary:
-            image.announce(view)
         await_release(image, patience)
         # missing caps for the manager must not fail a promotion: info tells of them
         self._keep_schedule(image, view.mode, call.schedule, patience.call)
@@ -262,8 +259,6 @@ class Replicator:
                 self._end_left_schedule(image, view, patience.call)
             if DEMOTING in view.notes:
                 finish_demotion(image, observation, patience)
-            if view.history.epoch is Epoch.PRIMARY_DEMOTED:
-                image.announce(view)
             return
         fill_hollow_epoch(image, view, patience, promoting=False)
         demote(image, view, observation=observation, patience=patience)
@@ -330,6 +325,13 @@ def _answer_for_absent(call: Call, absent: Absent) -> Answer:
         f"{absent.image.spec} was deleted by a resync and is being copied anew by rbd-mirror of "
         "this site; ask again"
     )
+
+
+def _may_be_unannounced(view: MirrorView) -> bool:
+    """Tell whether a peer may not know of what this site wrote last: see ``announce``."""
+    if view.mode is MirroringMode.JOURNAL:
+        return view.history.epoch.own
+    return view.history.epoch.own and (view.history.awaited or not view.peers)
 
 
 def _locate(image: MirroredImage) -> Located:

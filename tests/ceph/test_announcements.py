@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 from uuid import uuid4
 
 import pytest
@@ -25,8 +25,9 @@ from csi_addons_rbd.ceph.omaps import read_omap
 from csi_addons_rbd.ceph.rbd_journal import journal_object, read_tags
 from lab import Volume
 
+Entries: TypeAlias = dict[str, bytes]
+"""What stands in the omap of an image's header."""
 _ENABLED: Final = b"\1"
-_FORCE: Final = False
 _QUIET: Final = 10
 """Seconds: 5 s after its last news rbd-mirror notes how far it is, and reads the tags anew."""
 
@@ -50,25 +51,6 @@ def test_a_demotion_by_snapshot(stage: Stage) -> None:
     _in_silence(stage, volume, lambda image: image.mirror_image_demote())
     expect(client.demote(volume.handle), "OK")
     settle(partial(stage.there.client.promote, volume.handle), seconds=60)
-
-
-@pytest.mark.timeout(400)
-@pytest.mark.parametrize("repeated", [True, False])
-def test_a_promotion_by_snapshot(stage: Stage, *, repeated: bool) -> None:
-    """The peer follows, without which the image could not be demoted."""
-    volume, client = stage.mirrored(), stage.here.client
-    expect(client.demote(volume.handle), "OK")
-    settle(partial(client.promote, volume.handle), seconds=60)
-    settle(partial(client.demote, volume.handle), seconds=60)
-    poll(
-        lambda: stage.there.mirror_snapshots(volume)[-1]["mirror"]["complete"],
-        seconds=60,
-        what="dr2 has the demotion",
-    )
-    _in_silence(stage, volume, lambda image: image.mirror_image_promote(_FORCE))
-    if repeated:
-        expect(client.promote(volume.handle), "OK")
-    settle(partial(client.demote, volume.handle), seconds=60)
 
 
 @pytest.mark.timeout(300)
@@ -113,7 +95,7 @@ def _followed(stage: Stage) -> Volume:
 
 
 def _in_silence(stage: Stage, volume: Volume, act: Callable[[rbd.Image], None]) -> None:
-    """Act on dr1, and take it back while dr2 is told of it; do it once more when nobody is."""
+    """Act on dr1, and take it back while dr2 is notified; then do it again behind its back."""
     header = f"rbd_header.{stage.here.image_id(volume)}"
     with stage.here.site.ioctx() as ioctx:
         with stage.there.frozen("rbd-mirror"):
@@ -152,9 +134,7 @@ def _resync_in_silence(ioctx: rados.Ioctx, image_id: str) -> None:
     replace_metadata(ioctx, f"rbd_header.{image_id}", key, "", '{"resync_requested": true}')
 
 
-def _replace_omap(
-    ioctx: rados.Ioctx, name: str, standing: dict[str, bytes], wanted: dict[str, bytes]
-) -> None:
+def _replace_omap(ioctx: rados.Ioctx, name: str, standing: Entries, wanted: Entries) -> None:
     with rados.WriteOpCtx() as operation:
         ioctx.remove_omap_keys(operation, tuple(standing.keys() - wanted.keys()))
         ioctx.set_omap(operation, tuple(wanted.keys()), tuple(wanted.values()))

@@ -136,6 +136,9 @@ class Writing:
     taken: int = 0
     asked: int = 0
     failing: DriverError | None = None
+    awaited: bool = False
+    """Whether a peer still lacks the newest snapshot."""
+    announced: int = 0
 
     def notes(self) -> Mapping[str, str]:
         """Read the schedule, if the cluster answers."""
@@ -146,9 +149,14 @@ class Writing:
         return {SCHEDULE: json.dumps(note)}
 
     def view(self) -> MirrorView:
-        """Read the image, whose newest snapshot every peer has."""
+        """Read the image."""
         primary = replace(view(status("", PRIMARY), epoch=Epoch.PRIMARY), primary=True)
-        return replace(primary, history=replace(primary.history, mark=self.taken, newest_at=0))
+        history = replace(primary.history, mark=self.taken, newest_at=0, awaited=self.awaited)
+        return replace(primary, history=history)
+
+    def announce(self, view: MirrorView) -> None:
+        """Notify rbd-mirror."""
+        self.announced += view.history.awaited
 
     @contextmanager
     def lease(self, _: Deadline) -> Iterator["Writing"]:
@@ -240,6 +248,16 @@ def test_an_outage_costs_nobody_the_schedule(snapshots: SnapshotKeeper) -> None:
     assert snapshots._attempt(kept) == keeper._AGAIN
     owner.failing = None
     assert (snapshots._attempt(kept), owner.taken, reader.asked) == (10, 1, 1)
+
+
+def test_a_snapshot_that_the_peer_lacks_is_announced(snapshots: SnapshotKeeper) -> None:
+    """librbd may have been killed before it did; without the news no other would ever be taken."""
+    image = Writing(awaited=True)
+    kept = keep(snapshots, image)
+    assert snapshots._attempt(kept) == keeper._WAITING
+    assert (image.taken, image.announced) == (0, 1)
+    image.awaited = False
+    assert (snapshots._attempt(kept), image.taken, image.announced) == (10, 1, 1)
 
 
 def test_what_passes_by_itself_changes_nothing(snapshots: SnapshotKeeper) -> None:

@@ -87,6 +87,9 @@ class Image:
     done: list[str] = field(default_factory=list)
     spec: ImageSpec = SPEC
     looks: int = 0
+    announced: int = 0
+    marked: bool = False
+    """Whether a demotion lacks nothing but its mark."""
 
     def view(self) -> MirrorView:
         """Look."""
@@ -108,8 +111,10 @@ class Image:
         return self.room
 
     def finish_demotion(self) -> bool:
-        """Find that more is missing than the mark."""
-        return False
+        """Mark it complete, if nothing else is missing."""
+        if self.marked:
+            self._do("finish", primary=False)
+        return self.marked
 
     def promote(self, *, force: bool) -> bool:
         """Promote."""
@@ -139,9 +144,14 @@ class Image:
         """Name it."""
         return self.held
 
+    def resync_requested(self) -> bool:
+        """Say no."""
+        return False
+
     def announce(self, view: MirrorView) -> None:
-        """Tell rbd-mirror."""
-        del view
+        """Notify rbd-mirror."""
+        assert view.image_id == self.seen.image_id
+        self.announced += 1
 
     def notes(self) -> Mapping[str, str]:
         """Read them."""
@@ -213,6 +223,13 @@ def test_a_torn_demotion_that_peers_still_follow_is_taken_back(mode: MirroringMo
     image = Image(replace(CUT, mode=mode))
     ask(image, PROMOTE)
     assert image.done == ["promote"]
+
+
+def test_a_demotion_that_lacks_its_mark_is_finished_and_announced() -> None:
+    """The peer saw it without the mark, and is not told of the mark by anybody else."""
+    image = Image(CUT, marked=True)
+    ask(image, DEMOTE)
+    assert (image.done, image.announced) == (["finish"], 1)
 
 
 @pytest.mark.parametrize("says", [DEMOTED, PRIMARY])
