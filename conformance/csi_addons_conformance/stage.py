@@ -49,6 +49,17 @@ class Stage:
         self.await_copy(volume)
         return volume
 
+    def followed(self, *, size: int = SIZE) -> Volume:
+        """Make a volume on dr2 whose copy on dr1 is whole and follows."""
+        volume = self.lab.make_volume(self.there.name, size)
+        settle(lambda: self.there.client.enable(volume.handle, mirroringMode=self.mode))
+        poll(
+            lambda: self.here.exists(volume) and self.here.state(volume) == "up+replaying",
+            seconds=170,
+            what="the copy on dr1 follows",
+        )
+        return volume
+
     def await_copy(self, volume: Volume) -> None:
         """Wait until dr2 follows, and until dr1 was told so."""
         poll(

@@ -28,8 +28,15 @@ _IMAGE_UPDATED: Final = 1
 
 def announce_history(ioctx: rados.Ioctx, view: MirrorView) -> None:
     """Notify the watchers of the image: of mirror snapshots, tags and a request for a resync."""
-    journal = view.mode is MirroringMode.JOURNAL
-    _notify(ioctx, (journal_object if journal else header_object)(view.image_id), _REFRESH)
+    if view.mode is MirroringMode.JOURNAL:
+        _notify(ioctx, journal_object(view.image_id), _REFRESH)
+    else:
+        announce_header(ioctx, view.image_id)
+
+
+def announce_header(ioctx: rados.Ioctx, image_id: str) -> None:
+    """Notify the watchers of the image's header."""
+    _notify(ioctx, header_object(image_id), _REFRESH)
 
 
 def announce_mirroring(ioctx: rados.Ioctx, image_id: str) -> None:

@@ -45,7 +45,8 @@ class LastLook:
         before = self._seen
         if before is None:
             return
-        changed = _own(before) != _own(now)
+        # where the term began is no fact to compare: old snapshots and tags go in the middle of it
+        changed = _own(before) != _own(now) or now.history.first > before.history.mark
         if changed or (peers and _primary(before) != _primary(now)):
             what = "it" if changed else "what its peers are"
             raise ImageChanged(
@@ -57,7 +58,7 @@ class LastLook:
 def _own(view: MirrorView) -> _Facts:
     """Pick the facts that no replay and no scheduled snapshot changes."""
     history = view.history
-    mark = history.mark if history.epoch in _DEMOTED else history.began
+    mark = history.mark if history.epoch in _DEMOTED else None
     # without a history our own note that mirroring is being switched makes it another state
     state = None if history.epoch is Epoch.NONE else view.state
     own = state, view.mirroring, view.image_id

@@ -22,7 +22,6 @@ import errno
 import struct
 import uuid
 from collections.abc import Sequence
-from contextlib import suppress
 from enum import Enum
 from itertools import takewhile
 from typing import Final
@@ -30,6 +29,7 @@ from typing import Final
 import rados
 import rbd
 
+from csi_addons_rbd.ceph.announcements import announce_header
 from csi_addons_rbd.ceph.encoding import structure, text
 from csi_addons_rbd.ceph.fault_points import step
 from csi_addons_rbd.ceph.lockers import is_followed
@@ -45,8 +45,6 @@ _BEGUN: Final = 1
 """Objects that the orphan claims to hold, so that rbd-mirror does not remove it."""
 _TRIES: Final = 16
 """How often an orphan gets another number, when librbd took a newer one in that moment."""
-_NOTIFYING: Final = 2000
-"""Milliseconds that watchers have to answer."""
 
 
 class Rollback(Enum):
@@ -137,8 +135,7 @@ def _add_orphan(ioctx: rados.Ioctx, data: rados.Ioctx, image_id: str, global_id:
                     raise
             else:
                 break
-    with suppress(rados.Error):  # the header was changed, whoever answers
-        ioctx.notify(header_object(image_id), "", _NOTIFYING)
+    announce_header(ioctx, image_id)
 
 
 def _mark(

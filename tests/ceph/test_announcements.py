@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What librbd wrote and told nobody of: it writes first, and a worker was killed in between.
+"""What librbd wrote and did not announce: it writes first, and a worker was killed in between.
 
-The same call, repeated, finds the work done, and must still see to it that rbd-mirror hears of it.
+The same call, repeated, finds the work done, and must still notify rbd-mirror.
 """
 
 import struct
@@ -22,7 +22,9 @@ from csi_addons_conformance.stage import Stage
 from csi_addons_rbd.ceph.encoding import structure, text
 from csi_addons_rbd.ceph.metadata import replace_metadata
 from csi_addons_rbd.ceph.omaps import read_omap
+from csi_addons_rbd.ceph.rbd_header import header_object
 from csi_addons_rbd.ceph.rbd_journal import journal_object, read_tags
+from csi_addons_rbd.ceph.rbd_mirroring import MIRRORING_OBJECT
 from lab import Volume
 
 Entries: TypeAlias = dict[str, bytes]
@@ -53,10 +55,23 @@ def test_a_demotion_by_snapshot(stage: Stage) -> None:
     settle(partial(stage.there.client.promote, volume.handle), seconds=60)
 
 
+@pytest.mark.timeout(400)
+def test_a_snapshot_of_a_schedule_in_seconds(stage: Stage) -> None:
+    """The driver takes none while the peer lacks one, so it announces that one."""
+    volume = stage.mirrored(schedulingInterval="90s")  # longer than what follows
+    _in_silence(stage, volume, lambda image: image.mirror_image_create_snapshot())
+    newest = stage.here.mirror_snapshots(volume)[-1]["id"]
+    poll(
+        lambda: stage.here.mirror_snapshots(volume)[-1]["id"] > newest,
+        seconds=180,
+        what="another snapshot",
+    )
+
+
 @pytest.mark.timeout(300)
 def test_a_promotion_by_journal(stage: Stage) -> None:
     """rbd-mirror of this site lets go of the image."""
-    here, volume = stage.here, _followed(replace(stage, mode="journal"))
+    here, volume = stage.here, replace(stage, mode="journal").followed()
     time.sleep(_QUIET)
     with here.site.ioctx() as ioctx:
         _promote_in_silence(ioctx, volume)
@@ -67,7 +82,7 @@ def test_a_promotion_by_journal(stage: Stage) -> None:
 @pytest.mark.timeout(300)
 def test_a_resync(stage: Stage) -> None:
     """rbd-mirror, which finds nothing wrong by itself, copies the image anew."""
-    here, volume = stage.here, _followed(stage)
+    here, volume = stage.here, stage.followed()
     before = here.image_id(volume)
     time.sleep(_QUIET)
     with here.site.ioctx() as ioctx:
@@ -82,21 +97,9 @@ def test_a_resync(stage: Stage) -> None:
     poll(anew, seconds=90, what="the image is another")
 
 
-def _followed(stage: Stage) -> Volume:
-    """Make a volume on dr2 whose copy on dr1 follows."""
-    volume = stage.lab.make_volume("dr2", 2 << 20)
-    settle(partial(stage.there.client.enable, volume.handle, mirroringMode=stage.mode))
-    poll(
-        lambda: stage.here.exists(volume) and stage.here.state(volume) == "up+replaying",
-        seconds=120,
-        what="the copy on dr1 follows",
-    )
-    return volume
-
-
 def _in_silence(stage: Stage, volume: Volume, act: Callable[[rbd.Image], None]) -> None:
     """Act on dr1, and take it back while dr2 is notified; then do it again behind its back."""
-    header = f"rbd_header.{stage.here.image_id(volume)}"
+    header = header_object(stage.here.image_id(volume))
     with stage.here.site.ioctx() as ioctx:
         with stage.there.frozen("rbd-mirror"):
             before = read_omap(ioctx, header)
@@ -114,7 +117,7 @@ def _enable_in_silence(ioctx: rados.Ioctx, volume: Volume) -> None:
             if not image.features() & feature:
                 image.update_features(feature, enabled=True)
         mirroring = structure(text(str(uuid4())), _ENABLED)  # in the first version, by journal
-        ioctx.execute("rbd_mirroring", "rbd", "mirror_image_set", text(image.id()) + mirroring)
+        ioctx.execute(MIRRORING_OBJECT, "rbd", "mirror_image_set", text(image.id()) + mirroring)
 
 
 def _promote_in_silence(ioctx: rados.Ioctx, volume: Volume) -> None:
@@ -131,7 +134,7 @@ def _promote_in_silence(ioctx: rados.Ioctx, volume: Volume) -> None:
 
 def _resync_in_silence(ioctx: rados.Ioctx, image_id: str) -> None:
     key = f".rbd_mirror.{rbd.RBD().mirror_uuid_get(ioctx)}"
-    replace_metadata(ioctx, f"rbd_header.{image_id}", key, "", '{"resync_requested": true}')
+    replace_metadata(ioctx, header_object(image_id), key, "", '{"resync_requested": true}')
 
 
 def _replace_omap(ioctx: rados.Ioctx, name: str, standing: Entries, wanted: Entries) -> None:

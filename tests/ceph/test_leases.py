@@ -29,6 +29,9 @@ from tests.driver_insides import operations
 from tests.kills.lanes import Lane, lanes
 
 pytestmark = pytest.mark.safety
+_OPENINGS = 4
+_COMMITTED = 6
+"""Seconds within which rbd-mirror notes how far it has come in a journal: it does so every 5 s."""
 LEASE = 30
 """Seconds after which a lease runs out."""
 
@@ -210,6 +213,18 @@ def test_a_primary_is_looked_at_again_once_it_is_open(
         stage.here.site.rbd("mirror", "image", "promote", "--force", path)
     assert late.result().reason == "IMAGE_CHANGED", late.result()
     assert stage.here.primary(volume)
+
+
+def test_tags_that_go_while_the_image_is_opened_are_no_change(stage: Stage, lane: Lane) -> None:
+    """Each opening for writing adds a tag to the journal, and drops those that all have left."""
+    stage = replace(stage, mode="journal")
+    volume, client = stage.mirrored(), lane.stage.here.client
+    call = partial(client.disable, volume.handle)
+    with held_back(lane, call, "before signing for disabling mirroring of") as late:
+        for number in range(_OPENINGS):
+            stage.here.write(volume, b"%d" % number)
+            time.sleep(_COMMITTED)
+    expect(late.result(), "OK")
 
 
 def test_a_secondary_is_looked_at_again_once_it_is_open(stage: Stage, lane: Lane) -> None:

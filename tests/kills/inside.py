@@ -99,13 +99,7 @@ class Run:
     def take_over(self) -> None:
         """Promote by force what follows dr2, killed; then it must be writable, and demotable."""
         stage, here = self.stage, self.stage.here
-        volume = stage.lab.make_volume("dr2", 2 << 20)
-        settle(partial(stage.there.client.enable, volume.handle, mirroringMode=stage.mode))
-        poll(
-            lambda: here.exists(volume) and here.state(volume) == "up+replaying",
-            seconds=120,
-            what="the copy on dr1 follows",
-        )
+        volume = stage.followed(size=2 << 20)
         promote = partial(here.client.promote, volume.handle, force=True)
         self._strike("take over", volume, promote)
         here.write(volume, b"taken over")

@@ -71,14 +71,7 @@ def _primary(stage: Stage) -> Volume:
 
 
 def _secondary(stage: Stage) -> Volume:
-    volume = stage.lab.make_volume(stage.there.name, _SIZE)
-    settle(partial(stage.there.client.enable, volume.handle, mirroringMode=stage.mode))
-    poll(
-        lambda: stage.here.exists(volume) and stage.here.state(volume) == "up+replaying",
-        seconds=120,
-        what="the copy on dr1 follows",
-    )
-    return volume
+    return stage.followed(size=_SIZE)
 
 
 def _demoted_there(stage: Stage) -> Volume:

@@ -24,9 +24,10 @@ def looked(seen: MirrorView) -> LastLook:
     return look
 
 
-def marked(seen: MirrorView, mark: int, began: int = 0) -> MirrorView:
-    """Return the same with another newest snapshot, or a term that began at another time."""
-    return replace(seen, history=replace(seen.history, mark=mark, began=began))
+def marked(seen: MirrorView, mark: int, *, began: int = 0, first: int = 0) -> MirrorView:
+    """Return the same with another newest snapshot, or another term, as far as that shows."""
+    history = replace(seen.history, mark=mark, began=began, first=first)
+    return replace(seen, history=history)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,8 @@ def marked(seen: MirrorView, mark: int, began: int = 0) -> MirrorView:
         (SEEN, replace(SEEN, state=MirrorState.DISABLING)),
         (SEEN, view(status("", REPLAYING), epoch=Epoch.NON_PRIMARY_DEMOTED)),
         (SPLIT, marked(SPLIT, 9)),
-        (marked(OWN, 4, began=100), marked(OWN, 9, began=200)),
+        (marked(OWN, 4, first=2), marked(OWN, 9, first=5)),
+        (marked(OWN, 4), marked(OWN, 6, first=6)),
     ],
 )
 def test_another_role_or_history_is_refused(seen: MirrorView, now: MirrorView) -> None:
@@ -52,7 +54,9 @@ def test_another_role_or_history_is_refused(seen: MirrorView, now: MirrorView) -
     [
         (SEEN, SEEN),
         (SEEN, marked(SEEN, 9)),
-        (marked(OWN, 4, began=100), marked(OWN, 9, began=100)),
+        (marked(OWN, 4, first=2), marked(OWN, 9, first=2)),
+        # the first of the term are there no longer
+        (marked(OWN, 4, began=2, first=2), marked(OWN, 5, began=4)),
         (SEEN, view(status("", REPLAYING), status("dr1", DEMOTED))),
         (HALF_OFF, replace(HALF_OFF, state=MirrorState.TORN)),
     ],

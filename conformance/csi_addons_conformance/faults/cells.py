@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import rbd
 
-from csi_addons_conformance.case import poll, settle
+from csi_addons_conformance.case import settle
 from csi_addons_conformance.client import Answer, Client
 from csi_addons_conformance.sites import SiteUnderTest
 from csi_addons_conformance.stage import Stage
@@ -100,14 +100,7 @@ def _primary(stage: Stage) -> Volume:
 
 def _secondary(stage: Stage) -> Volume:
     """Make a secondary on dr1 of a primary on dr2."""
-    volume = stage.lab.make_volume(stage.there.name, _SIZE)
-    settle(partial(stage.there.client.enable, volume.handle, mirroringMode=stage.mode))
-    poll(
-        lambda: stage.here.exists(volume) and stage.here.state(volume) == "up+replaying",
-        seconds=170,
-        what="the copy on dr1 follows",
-    )
-    return volume
+    return stage.followed(size=_SIZE)
 
 
 def _demoted_there(stage: Stage) -> Volume:
