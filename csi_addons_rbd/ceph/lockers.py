@@ -68,6 +68,16 @@ def read_holders(cluster: rados.Rados, ioctx: rados.Ioctx, name: str) -> tuple[H
     return tuple(holder for holder in held if holder.client not in daemons)
 
 
+def read_watchers(ioctx: rados.Ioctx, name: str) -> frozenset[str]:
+    """Name the clients, other than rbd-mirror, that have an image open for writing."""
+    image_id = read_image_id(ioctx, name)
+    if image_id is None:
+        return frozenset()
+    with rbd.Image(ioctx, image_id=image_id, read_only=True) as image:
+        watching = frozenset(f"client.{each['id']}" for each in image.watchers_list())
+        return watching - _mirror_daemons(ioctx, image, image_id) if watching else watching
+
+
 def holding_mirror_daemon(image: rbd.Image) -> str | None:
     """Name this site's rbd-mirror if it holds a lock."""
     lockers = image.list_lockers()

@@ -11,7 +11,12 @@ import rbd
 from csi_addons_rbd.ceph.announcements import announce_history, announce_mirroring
 from csi_addons_rbd.ceph.connections import Connections, Purpose
 from csi_addons_rbd.ceph.image_notes import notes_among
-from csi_addons_rbd.ceph.lockers import holding_mirror_daemon, is_locked, read_holders
+from csi_addons_rbd.ceph.lockers import (
+    holding_mirror_daemon,
+    is_locked,
+    read_holders,
+    read_watchers,
+)
 from csi_addons_rbd.ceph.parents import read_parents
 from csi_addons_rbd.ceph.pulse import LEASH
 from csi_addons_rbd.ceph.rbd_header import header_object, id_object, read_header, read_image_id
@@ -85,6 +90,11 @@ class ReadImage:
         with self._pool(Purpose.READ, "reading the snapshot limit of") as ioctx:
             image_id = read_image_id(ioctx, self.spec.image)
             return None if image_id is None else read_header(ioctx, image_id).room
+
+    def watchers(self) -> frozenset[str]:
+        """Name the clients, other than rbd-mirror, that have the image open, be it idly."""
+        with self._pool(Purpose.READ, "reading who has open") as ioctx:
+            return read_watchers(ioctx, self.spec.image)
 
     def holders(self) -> tuple[Holder, ...]:
         """Name the clients, other than rbd-mirror, that hold the image."""

@@ -8,9 +8,16 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
+import structlog
+
 from csi_addons_rbd.replication.calls import MirroringMode
 from csi_addons_rbd.replication.deadline import Deadline
-from csi_addons_rbd.replication.errors import LEASE_LOSSES, DriverError, ImageInUse
+from csi_addons_rbd.replication.errors import (
+    LEASE_LOSSES,
+    DriverError,
+    ImageChanged,
+    ImageInUse,
+)
 from csi_addons_rbd.replication.image import (
     Epoch,
     Grip,
@@ -42,6 +49,11 @@ _GONE: Final = 1
 passes."""
 _DEAD: Final = 60
 """Seconds without a watch after which the owner of the exclusive lock counts as dead."""
+_QUEUED: Final = 5
+"""Seconds in which whoever waited for the exclusive lock during a demotion takes it: a client to
+which each message takes up to 0.5 s needed 4."""
+_GLANCE: Final = 0.02
+"""Seconds from one look for it to the next: whoever has taken it may close the image at once."""
 _MARGIN: Final = 5
 """Seconds that are left for the change itself, and the answer."""
 _LOOKED_AT: Final = 5
@@ -50,6 +62,8 @@ _WAY_OUT: Final = (
     "what that client wrote last may be missing on the peer; close it, and promote this side again "
     "to keep its writes, or promote the peer to give them up"
 )
+
+_log = structlog.get_logger()
 
 
 def require_unheld(image: LeasedImage, observation: Observation, patience: Patience) -> None:
@@ -115,18 +129,18 @@ def _unwatched(holders: Iterable[Holder], observation: Observation) -> float:
 def require_nobody_came(image: LeasedImage, observation: Observation, patience: Patience) -> None:
     """Look whether a client came between the last look and the demotion; take it back then.
 
-    A mere watch may be that of the manager, or of an rbd-mirror that has just begun: it can write
-    nothing by now, so it is given time to go.
+    A mere watch may be that of the manager, or of an rbd-mirror that has just begun: it is given
+    time to go.
 
     Raises:
         ImageInUse: one came.
     """
-    holders = image.holders()
-    if holders and all(each.grip is Grip.WATCH for each in holders):
-        holders = _staying(image, observation, patience.call.earlier(_MARGIN))
     view = image.view()
     if view.primary:
         return  # not demoted: the caller says so
+    holders = _latecomers(image, view, patience)
+    if holders and all(each.grip is Grip.WATCH for each in holders):
+        holders = _staying(image, observation, patience.call.earlier(_MARGIN))
     if not holders:
         image.note(DEMOTING, None)
         return
@@ -139,6 +153,38 @@ def require_nobody_came(image: LeasedImage, observation: Observation, patience: 
         f"{words}; that was taken back, and the image is primary again; stop the workload and "
         "unmap the volume, then ask again"
     )
+
+
+def _latecomers(image: MirroredImage, view: MirrorView, patience: Patience) -> tuple[Holder, ...]:
+    """Return who holds a demoted image, once who waited for its lock has had time to take it.
+
+    What a client had queued while librbd demoted is written all the same, and acknowledged, when
+    that client gets the lock; in journal mode it is refused. Until then, only its watch shows it.
+
+    Raises:
+        ImageChanged: the call's time ends before that.
+    """
+    began = time.monotonic()
+    while not (holders := image.holders()) and view.mode is MirroringMode.SNAPSHOT:
+        clients = ", ".join(sorted(image.watchers()))
+        if not clients:
+            break
+        if time.monotonic() - began >= _QUEUED:
+            _log.warning(
+                "clients have the demoted image open, and librbd still takes the first write of "
+                "each: close them",
+                image=image.spec.path,
+                clients=clients,
+            )
+            break
+        if patience.call.earlier(_MARGIN).remaining <= 0:
+            raise ImageChanged(
+                f"{image.spec} was demoted while {clients} had it open; whether that still writes "
+                f"what it had begun shows within {_QUEUED} s, and this call had less left; "
+                "ask again"
+            )
+        time.sleep(_GLANCE)
+    return holders
 
 
 def _note_intruders(image: MirroredImage, holders: Iterable[Holder], view: MirrorView) -> str:
@@ -203,6 +249,7 @@ def finish_demotion(image: MirroredImage, observation: Observation, patience: Pa
             return
         if demotion.clients:
             raise ImageInUse(f"{_words(image, demotion)}; {_WAY_OUT}")
+        _latecomers(leased, view, patience)
         holders = _staying(leased, observation, patience.until)
         if holders:
             raise ImageInUse(f"{_note_intruders(leased, holders, view)}; {_WAY_OUT}")

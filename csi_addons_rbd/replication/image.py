@@ -313,6 +313,10 @@ class MirroredImage(Protocol):
         """Return how many more snapshots the image may have; ``None`` where there is no limit."""
         ...
 
+    def watchers(self) -> frozenset[str]:
+        """Name the clients, other than rbd-mirror, that have the image open, be it idly."""
+        ...
+
     def holders(self) -> tuple[Holder, ...]:
         """Name the clients, other than rbd-mirror, that hold the image."""
         ...

@@ -2,20 +2,31 @@
 """Who holds an image, and what becomes of a demotion in which a client came."""
 
 import time
+from dataclasses import dataclass
+from typing import cast
 
 import pytest
 from test_promotion_rules import PRIMARY, REPLAYING, status, view
 
 from csi_addons_rbd.ceph.rbd_mirroring import decode_origin
-from csi_addons_rbd.replication.errors import CephFailure
+from csi_addons_rbd.replication.deadline import Deadline
+from csi_addons_rbd.replication.errors import CephFailure, ImageChanged
 from csi_addons_rbd.replication.holders import (
     is_dead,
     is_of_this_term,
     obstacle_to_taking_back,
+    require_nobody_came,
 )
-from csi_addons_rbd.replication.image import Epoch, Grip, Holder
+from csi_addons_rbd.replication.image import (
+    Epoch,
+    Grip,
+    Holder,
+    LeasedImage,
+    MirrorView,
+)
 from csi_addons_rbd.replication.notes import DEMOTING, Demotion, noted_demotion
 from csi_addons_rbd.replication.observations import Observation
+from csi_addons_rbd.replication.patience import Patience
 
 HERE, PEER = status("", PRIMARY), status("a", REPLAYING)
 
@@ -101,3 +112,30 @@ def test_a_mark_that_cannot_be_read_is_one_of_a_demotion_cut_short() -> None:
         assert noted_demotion({DEMOTING: text}) == Demotion()
     text = '{"clients": ["client.1"], "mark": 7, "later": 1}'
     assert noted_demotion({DEMOTING: text}) == Demotion(clients=("client.1",), mark=7)
+
+
+@dataclass
+class OpenImage:
+    """A demoted image that a client has open, and does not lock."""
+
+    spec: str = "pool/image"
+
+    def view(self) -> MirrorView:
+        """Show it demoted."""
+        return view(HERE, PEER, epoch=Epoch.PRIMARY_DEMOTED)
+
+    def holders(self) -> tuple[Holder, ...]:
+        """Find nobody."""
+        return ()
+
+    def watchers(self) -> frozenset[str]:
+        """Name the client."""
+        return frozenset({"client.7"})
+
+
+def test_a_call_that_ends_too_soon_leaves_the_question_to_the_next() -> None:
+    """No answer says OK before it is known, and the note of the demotion stays."""
+    soon = Deadline.after(5)
+    patience = Patience(call=soon, until=soon, confirmed=soon, check_interval=5)
+    with pytest.raises(ImageChanged, match=r"client\.7 had it open"):
+        require_nobody_came(cast("LeasedImage", OpenImage()), Observation(), patience)

@@ -136,6 +136,10 @@ class Image:
         self.done.append("take a snapshot")
         return 1
 
+    def watchers(self) -> frozenset[str]:
+        """Find nobody."""
+        return frozenset()
+
     def holders(self) -> tuple[Holder, ...]:
         """Find nobody."""
         return ()
