@@ -7,9 +7,14 @@ imported at the top: grpc belongs to the serving process alone, rbd to the worke
 
 # ruff: noqa: PLC0415 - see above: each command, and each process, imports what it needs
 
+import signal
+
+if __name__ == "__main__":
+    # Ctrl-C ends it as quietly as SIGTERM, also before it is told what to do at either
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import logging
 import os
-import signal
 import sys
 import threading
 import time
@@ -82,6 +87,7 @@ def serve(
         worker: What each worker process runs.
         describe: Sends the versions of the Ceph libraries, from a process of its own.
     """
+    stop = _on_signal()  # first: what comes while the rest is imported counts, too
     import structlog
 
     from csi_addons_rbd import logs
@@ -94,7 +100,6 @@ def serve(
     forbid_core_dumps()
     logs.configure(level=config.log_level, style=config.log_format)
     log = structlog.get_logger(__name__)
-    stop = _on_signal()
     metrics = Metrics(version=version(), driver_name=config.driver_name)
     clusters = ClusterMap(config.config_dir, metrics)
     metrics.expect_clusters(clusters.names)

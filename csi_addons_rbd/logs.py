@@ -11,7 +11,7 @@ import sys
 from typing import Final
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
 from csi_addons_rbd.config import LogFormat, LogLevel
 
@@ -21,6 +21,9 @@ _SHARED: Final[tuple[Processor, ...]] = (
     structlog.stdlib.add_logger_name,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 )
+
+_OURS: Final = frozenset({"exception", "stack"})
+"""Fields with lines of this program's own making."""
 
 
 def configure(*, level: LogLevel, style: LogFormat) -> None:
@@ -56,7 +59,18 @@ def _renderers(style: LogFormat) -> tuple[Processor, ...]:
             structlog.processors.JSONRenderer(default=str),
         )
     return (
+        _printable,
         structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
         ),
     )
+
+
+def _printable(_: object, __: str, event: EventDict) -> EventDict:
+    """Escape what would move a terminal's cursor or colour it: fields hold what callers sent."""
+    for name, value in event.items():
+        if isinstance(value, str) and name not in _OURS and not value.isprintable():
+            event[name] = "".join(
+                each if each.isprintable() else repr(each)[1:-1] for each in value
+            )
+    return event

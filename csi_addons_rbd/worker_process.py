@@ -18,6 +18,7 @@ import structlog
 from csi_addons_rbd.replication.calls import STUCK, Answer, Ask, Beat, Call, Place, Reply
 from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import (
+    NOTHING_TO_DO,
     ClusterUnreachable,
     DeadlineExceeded,
     DriverError,
@@ -66,11 +67,12 @@ class Wait:
         if self.callers:
             return DeadlineExceeded(
                 f"the caller's deadline ended before cluster {cluster} had answered; "
-                "the operation goes on, and a repeated call joins it"
+                f"the operation goes on, and the next call joins it; {NOTHING_TO_DO}"
             )
         return ClusterUnreachable(
             f"cluster {cluster} did not answer within {self.seconds:g} s; see its health, and "
-            "whether its rbd-mirror hangs; the operation goes on, and a repeated call joins it"
+            "whether its rbd-mirror hangs; the operation goes on, and the controller's next call "
+            "joins it"
         )
 
 
@@ -134,7 +136,7 @@ class Worker:
         if not self._free.acquire(blocking=False):
             raise Exhausted(
                 f"{self._limit} calls to cluster {cluster} are running, which is the limit; "
-                "call again later"
+                "the controller retries; if it comes often, raise --max-calls-per-cluster"
             )
         try:
             answer = self._exchange(call, places, wait)
@@ -164,7 +166,7 @@ class Worker:
         """Return the error for a call that this worker will not answer."""
         return WorkerLost(
             f"the process that talks to cluster {self.name} {self.ended}; what it was doing may "
-            "or may not have happened, and a repeated call finds out"
+            f"or may not have happened, and the next call finds out; {NOTHING_TO_DO}"
         )
 
     def _exchange(self, call: Call, places: tuple[Place, ...], wait: Wait) -> Answer | DriverError:

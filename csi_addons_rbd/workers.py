@@ -11,9 +11,12 @@ keeps its worker for the same reason.
 """
 
 import multiprocessing
+import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Final, TypeAlias
 
@@ -23,13 +26,14 @@ from csi_addons_rbd.config import Config
 from csi_addons_rbd.core_dumps import forbid_core_dumps
 from csi_addons_rbd.metrics import Metrics
 from csi_addons_rbd.replication.calls import Answer, Beat, Call, Place
-from csi_addons_rbd.replication.errors import Exhausted, Unavailable, VolumeNotFound
+from csi_addons_rbd.replication.errors import NOTHING_TO_DO, Exhausted, Unavailable, VolumeNotFound
 from csi_addons_rbd.worker_process import Wait, Worker
 
 WorkerMain: TypeAlias = Callable[[Connection, Config, str, tuple[str, ...]], None]
 """What a worker runs; the last are the clients that its predecessor left behind when it died."""
 _log = structlog.get_logger(__name__)
 _spawning: Final = multiprocessing.get_context("spawn")
+_ENDING: Final = frozenset({signal.SIGINT, signal.SIGTERM})
 _RESPAWN_SECONDS: Final = 1.0
 """A cluster gets no second worker within this time, so that a crash loop stays slow."""
 
@@ -83,7 +87,7 @@ class Workers:
         endpoints = _endpoints(place.monitors)
         with self._lock:
             if self._closed:
-                raise Unavailable("the driver is shutting down; call again when it is back")
+                raise Unavailable(f"the driver is shutting down; {NOTHING_TO_DO}")
             # an address may have moved to another cluster: the id tells more than it does
             ranked = sorted(self._workers, key=lambda each: each.name != place.cluster)
             worker = next((each for each in ranked if each.serves(place, endpoints)), None)
@@ -109,7 +113,8 @@ class Workers:
         except (OSError, RuntimeError) as exc:
             raise Exhausted(
                 f"no worker can be started for cluster {cluster} ({exc}); see the limits of the "
-                "driver's container and node (pids, memory, open files), and call again later"
+                "driver's container and node (pids, memory, open files); the controller retries by "
+                "itself"
             ) from exc
         self._workers.append(worker)
         self._metrics.worker_starts.labels(cluster).inc()
@@ -128,7 +133,7 @@ class Workers:
         )
         try:
             # the worker's end must exist only there: its end of file tells of the worker's death
-            with theirs:
+            with theirs, _unhearing():
                 process.start()
             worker = Worker(cluster, endpoints, process, ours, self._config.max_calls_per_cluster)
             worker.clients = left_behind
@@ -160,6 +165,8 @@ def _run_worker(
     left_behind: tuple[str, ...],
 ) -> None:
     """Run a worker, in its own process; the first call brings the first key."""
+    # the serving process decides when this one ends; a terminal's Ctrl-C reaches the whole group
+    _hear_all_but({signal.SIGINT})
     forbid_core_dumps()
     main(connection, config, name, left_behind)
 
@@ -172,9 +179,9 @@ def run_once(main: Callable[[Connection], None], seconds: float) -> str:
         EOFError: the process ended without a word.
     """
     ours, theirs = _spawning.Pipe()
-    process = _spawning.Process(target=main, args=(theirs,))
-    process.start()
-    theirs.close()
+    process = _spawning.Process(target=_run_once, args=(main, theirs))
+    with theirs, _unhearing():
+        process.start()
     try:
         if not ours.poll(seconds):
             raise TimeoutError
@@ -183,6 +190,32 @@ def run_once(main: Callable[[Connection], None], seconds: float) -> str:
         ours.close()
         process.kill()
         process.join()
+
+
+def _run_once(main: Callable[[Connection], None], connection: Connection) -> None:
+    _hear_all_but(_ENDING)
+    with suppress(BrokenPipeError):  # nobody waits any more
+        main(connection)
+
+
+@contextmanager
+def _unhearing() -> Iterator[None]:
+    """Start processes that hear no signal before they have said what to do at one.
+
+    Until then Python would show a traceback, or the one who waits take an end for a failure.
+    """
+    resource_tracker.ensure_running()  # or the start of one would, which unblocks them
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+
+
+def _hear_all_but(ignored: Collection[signal.Signals]) -> None:
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 
 
 def _by_cluster(places: Iterable[Place]) -> Iterator[tuple[Place, ...]]:

@@ -7,7 +7,6 @@ Errors leave as exceptions; the interceptor turns them into statuses.
 from typing import TypeVar
 
 import grpc
-import structlog
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -25,6 +24,7 @@ from csi_addons_rbd.replication.calls import (
     Resynced,
 )
 from csi_addons_rbd.replication.errors import (
+    NOTHING_TO_DO,
     DeadlineExceeded,
     InternalError,
     NotFound,
@@ -145,10 +145,11 @@ class Controller(replication_pb2_grpc.ControllerServicer):
         return answer
 
     def _ask(self, call: Call, context: grpc.ServicerContext) -> Answer:
-        structlog.contextvars.bind_contextvars(volume=str(call.volume))
         wait = Wait.bounded(caller=context.time_remaining(), own=self._call_timeout)
         if not wait.until.remaining:
-            raise DeadlineExceeded("the caller's deadline was over before the call began")
+            raise DeadlineExceeded(
+                f"the caller's deadline was over before the call began; {NOTHING_TO_DO}"
+            )
         return self._answers.ask(call, self._clusters.places(call.volume), wait)
 
 

@@ -12,6 +12,9 @@ from collections.abc import Iterable, Iterator
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from csi_addons_rbd.api.parameters import short
+from csi_addons_rbd.replication.errors import UnknownService
+
 
 class Health(health_pb2_grpc.HealthServicer):
     """Says of each service whether it is served; nothing is sent while a lock is held."""
@@ -31,12 +34,19 @@ class Health(health_pb2_grpc.HealthServicer):
     def Check(  # noqa: N802 - the protocol's name
         self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext
     ) -> health_pb2.HealthCheckResponse:
-        """Return the status of a service; NOT_FOUND for another."""
+        """Return the status of a service.
+
+        Raises:
+            UnknownService: the driver has no such service.
+        """
+        del context
         with self._changed:
             status = self._status.get(request.service)
         if status is None:
-            context.set_code(grpc.StatusCode.NOT_FOUND)
-            return health_pb2.HealthCheckResponse()
+            raise UnknownService(
+                f"service {short(request.service)} is not known; accepted are those that "
+                "reflection lists, or none for the driver as a whole"
+            )
         return health_pb2.HealthCheckResponse(status=status)
 
     def Watch(  # noqa: N802 - the protocol's name

@@ -26,6 +26,7 @@ from grpc_status import rpc_status
 
 from csi_addons_rbd.api.messages import AwaitedMessages
 from csi_addons_rbd.api.render import render
+from csi_addons_rbd.api.requests import named_in
 from csi_addons_rbd.api.threads import Threads
 from csi_addons_rbd.metrics import Metrics
 from csi_addons_rbd.replication import errors
@@ -62,6 +63,8 @@ _QUIET_WHEN_OK: Final = "/replication.Controller/GetVolumeReplicationInfo"
 """Asked about every volume over and over; what it says is in the metrics."""
 _MESSAGE_MOST: Final = 1500
 """Characters of an error text: it travels twice, in metadata that clients limit to 8 KiB."""
+_MESSAGE_END: Final = 400
+"""Characters that a shortened text keeps of its end, which says what to do."""
 
 
 def status_of(error: errors.DriverError) -> grpc.StatusCode:
@@ -122,10 +125,6 @@ class CallInterceptor(grpc.ServerInterceptor):
 
         def call(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
             raw = awaited.receive(messages, context)
-            if raw is None:
-                context.abort(
-                    grpc.StatusCode.UNIMPLEMENTED, f"{method} takes one message, not none"
-                )
             outcome = self._carry_out(method, handler, raw, context)
             if outcome.code is not grpc.StatusCode.OK:
                 self._abort(outcome, context)
@@ -142,7 +141,7 @@ class CallInterceptor(grpc.ServerInterceptor):
         self,
         method: str,
         handler: _Handler,
-        raw: bytes,
+        raw: bytes | None,
         context: grpc.ServicerContext,
     ) -> _Outcome:
         structlog.contextvars.clear_contextvars()
@@ -153,10 +152,10 @@ class CallInterceptor(grpc.ServerInterceptor):
         began = time.perf_counter()
         self._metrics.calls_in_flight.labels(method).inc()
         try:
+            request = _read(method, handler, raw)
             with self._admitted(method):
-                outcome.response = _run(handler, raw, context)
-            # health's Check sets a code rather than raise
-            outcome.code = context.code() or grpc.StatusCode.OK  # type: ignore[attr-defined] # the stubs lack it
+                outcome.response = _run(handler, request, context)
+            outcome.code = grpc.StatusCode.OK
         except errors.DriverError as exc:
             outcome.code, outcome.reason = status_of(exc), exc.reason
             outcome.message, outcome.temporary = exc.message, exc.temporary
@@ -177,7 +176,8 @@ class CallInterceptor(grpc.ServerInterceptor):
             return
         if not self._free.acquire(blocking=False):
             raise errors.Exhausted(
-                f"{self._max_calls} calls are running, which is the limit; call again later"
+                f"{self._max_calls} calls are running, which is the limit; the controller retries; "
+                "if it comes often, raise --max-calls"
             )
         try:
             yield
@@ -199,21 +199,40 @@ class CallInterceptor(grpc.ServerInterceptor):
         )
         status = Status(
             code=outcome.code.value[0],
-            message=message[:_MESSAGE_MOST].encode(errors="replace").decode(),
+            message=_told(message, outcome.reason),
             details=[details],
         )
         context.abort_with_status(rpc_status.to_status(status))
 
 
-def _run(handler: _Handler, raw: bytes, context: grpc.ServicerContext) -> bytes:
+def _told(message: str, reason: str) -> str:
+    """End a text with its reason: the controller copies nothing but the text into conditions.
+
+    One that is too long loses its middle.
+    """
+    text, token = message.encode(errors="replace").decode(), f" [{reason}]"
+    room = _MESSAGE_MOST - len(token)
+    if len(text) > room:
+        text = f"{text[: room - _MESSAGE_END - 3]} … {text[-_MESSAGE_END:]}"
+    return text + token
+
+
+def _read(method: str, handler: _Handler, raw: bytes | None) -> Message:
+    """Return the request; from here on, every line of the log names its volume as it came."""
+    if raw is None:
+        raise errors.Unsupported(f"{method} takes one message, not none")
     try:
         request: Message = handler.request_deserializer(raw)
     except DecodeError as exc:
         raise errors.InvalidRequest(
             "the request is not a message of this method; see the csi-addons specification"
         ) from exc
-    if replication_id := getattr(request, "replication_id", ""):
-        structlog.contextvars.bind_contextvars(replication_id=replication_id)
+    if names := named_in(request):
+        structlog.contextvars.bind_contextvars(**names)
+    return request
+
+
+def _run(handler: _Handler, request: Message, context: grpc.ServicerContext) -> bytes:
     if logging.root.isEnabledFor(logging.DEBUG):
         _log.debug("request", fields=render(request))
     response: bytes = handler.response_serializer(handler.unary_unary(request, context))

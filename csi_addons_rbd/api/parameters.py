@@ -15,7 +15,8 @@ The same ones come with each call, and each call reads its own:
                                           ``always``: ``force`` resyncs any secondary, once
 ======================= ================= ======================================================
 
-Journal mode has no schedule: its two keys are ignored with a warning.
+Journal mode has no schedule. Its interval is checked all the same, since the controller asks for
+GetVolumeReplicationInfo by it; a start time is ignored with a warning.
 """
 
 import re
@@ -112,12 +113,10 @@ def schedule(parameters: _Parameters, mode: MirroringMode) -> Schedule | None:
     Raises:
         InvalidParameter: interval or start time are malformed, or the interval is missing.
     """
-    given = [name for name in ("schedulingInterval", "schedulingStartTime") if name in parameters]
     if mode is MirroringMode.JOURNAL:
-        if given:
-            _log.warning("journal mode has no schedule", ignored=", ".join(given))
+        _check_polling(parameters)
         return None
-    if not given:
+    if not {"schedulingInterval", "schedulingStartTime"} & parameters.keys():
         return None
     if "schedulingInterval" not in parameters:
         raise InvalidParameter(
@@ -130,6 +129,14 @@ def schedule(parameters: _Parameters, mode: MirroringMode) -> Schedule | None:
         _log.warning("an interval in seconds has no start time", ignored="schedulingStartTime")
         start_time = None
     return Schedule(seconds=seconds, by_driver=by_driver, start_time=start_time)
+
+
+def _check_polling(parameters: _Parameters) -> None:
+    """Check the interval of a journal, which tells the controller how often to ask."""
+    if "schedulingInterval" in parameters:
+        _interval(parameters)
+    if "schedulingStartTime" in parameters:
+        _log.warning("journal mode has no schedule", ignored="schedulingStartTime")
 
 
 def _interval(parameters: _Parameters) -> tuple[int, bool]:

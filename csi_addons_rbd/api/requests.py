@@ -11,6 +11,8 @@ import struct
 from collections.abc import Mapping
 from typing import Final, Protocol
 
+from google.protobuf.message import Message
+
 from csi_addons_rbd._proto import replication_pb2 as pb
 from csi_addons_rbd.api.parameters import ResyncMode, choice, flag, known, schedule, short
 from csi_addons_rbd.replication.calls import (
@@ -26,12 +28,17 @@ from csi_addons_rbd.replication.calls import (
     ResyncCall,
 )
 from csi_addons_rbd.replication.errors import (
+    InvalidHandle,
     InvalidRequest,
+    NeverEnabled,
     Unauthenticated,
+    UnknownHandleVersion,
     Unsupported,
 )
 from csi_addons_rbd.replication.volume_id import VolumeId
 
+_LOGGED: Final = 200
+"""Characters of a handle in the log; a well-formed one has 131 at most."""
 _KEY_HEAD: Final = struct.Struct("<HIIH")
 """Head of a cephx key: kind, seconds and nanoseconds of its making, length of what follows."""
 _KEY_LEAST: Final = {1: 16, 2: 32}
@@ -64,11 +71,14 @@ def enable(request: pb.EnableVolumeReplicationRequest) -> EnableCall:
 def disable(request: pb.DisableVolumeReplicationRequest) -> DisableCall:
     """Read a DisableVolumeReplication request."""
     parameters = known(request.parameters)
-    return DisableCall(
-        volume=_volume(request),
-        credentials=_credentials(request.secrets),
-        force=flag(parameters, "force"),
-    )
+    force = flag(parameters, "force")
+    try:
+        volume = _volume(request)
+    except UnknownHandleVersion:
+        raise
+    except InvalidHandle as exc:  # for ever: the controller could never let go of it
+        raise NeverEnabled(f"{exc.message}; no replication was ever enabled under it") from exc
+    return DisableCall(volume=volume, credentials=_credentials(request.secrets), force=force)
 
 
 def promote(request: pb.PromoteVolumeRequest) -> PromoteCall:
@@ -109,6 +119,17 @@ def info(request: pb.GetVolumeReplicationInfoRequest) -> InfoCall:
 def destination(request: pb.GetReplicationDestinationInfoRequest) -> DestinationCall:
     """Read a GetReplicationDestinationInfo request."""
     return DestinationCall(volume=_volume(request), credentials=_credentials(request.secrets))
+
+
+def named_in(request: Message) -> dict[str, str]:
+    """Return what a request is about, as it came, well-formed or not: fields of the log."""
+    source = getattr(request, "replication_source", None)
+    names = {
+        "volume": (source.volume.volume_id if source else "") or getattr(request, "volume_id", ""),
+        "volume_group": source.volumegroup.volume_group_id if source else "",
+        "replication_id": getattr(request, "replication_id", ""),
+    }
+    return {name: text[:_LOGGED] for name, text in names.items() if text}
 
 
 # --- the parts that requests share --------------------------------------------------------

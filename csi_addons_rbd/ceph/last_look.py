@@ -7,7 +7,7 @@ knows no time limit. So the image is read again after it was opened.
 
 from typing import Final, TypeAlias
 
-from csi_addons_rbd.replication.errors import ImageChanged
+from csi_addons_rbd.replication.errors import NOTHING_TO_DO, ImageChanged
 from csi_addons_rbd.replication.image import Epoch, ImageSpec, MirrorView
 from csi_addons_rbd.replication.sync_info import Role, role
 
@@ -51,7 +51,7 @@ class LastLook:
             what = "it" if changed else "what its peers are"
             raise ImageChanged(
                 f"{spec} was about to be changed, but {what} changed while it was being opened: "
-                f"role {_words(before)} then, {_words(now)} now; nothing was done; ask again"
+                f"role {_words(before)} then, {_words(now)} now; nothing was done; {NOTHING_TO_DO}"
             )
 
 

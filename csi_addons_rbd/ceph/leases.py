@@ -30,6 +30,7 @@ from csi_addons_rbd.ceph.rbd_header import read_header
 from csi_addons_rbd.ceph.rollback import is_needed
 from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import (
+    NOTHING_TO_DO,
     CallOver,
     CephFailure,
     ClientBlocklisted,
@@ -137,7 +138,7 @@ class CephLease:
     def _loss(self) -> LeaseLost:
         return LeaseLost(
             f"this driver was silent for longer than its lease on {self._image}, or was fenced; "
-            "what it was doing may or may not have happened; ask again"
+            f"what it was doing may or may not have happened; {NOTHING_TO_DO}"
         )
 
     def _acquire(self, until: Deadline) -> None:
@@ -146,7 +147,10 @@ class CephLease:
             try:
                 with step("leasing"):
                     if not until.remaining:
-                        raise CallOver(f"the call's time was over before {self._image} was changed")
+                        raise CallOver(
+                            f"the call's time was over before {self._image} was changed; "
+                            f"{NOTHING_TO_DO}"
+                        )
                     self._claim()
             except rados.ObjectBusy:
                 if self._break_that_of_the_dead():
@@ -154,7 +158,7 @@ class CephLease:
                 if not patience.remaining:
                     raise LeaseHeld(
                         f"another driver is changing {self._image}, or ended while it did: its "
-                        f"lease runs out after {_SECONDS} s; ask again"
+                        f"lease runs out after {_SECONDS} s; {NOTHING_TO_DO}"
                     ) from None
                 time.sleep(_POLL)
             except rados.Error as exc:
@@ -269,8 +273,8 @@ class CephLease:
 def _full(image: str) -> str:
     return (
         f"the pool of {image} is full, or has reached its quota ('ceph df', 'ceph osd pool "
-        "get-quota'): it takes no write, so nothing was changed; make room or raise the quota, "
-        "then ask again"
+        "get-quota'): it takes no write, so nothing was changed; make room or raise the quota; "
+        "the controller retries by itself"
     )
 
 

@@ -23,7 +23,7 @@ def in_background(work: Callable[[], None]) -> threading.Thread:
     except RuntimeError:
         raise Exhausted(
             "the worker of this cluster cannot start another thread; see the limits of its "
-            "container and node (pids, memory), and call again later"
+            "container and node (pids, memory); the controller retries by itself"
         ) from None
     return thread
 

@@ -7,7 +7,7 @@ import struct
 import rados
 
 from csi_addons_rbd.ceph.encoding import text
-from csi_addons_rbd.replication.errors import ImageChanged
+from csi_addons_rbd.replication.errors import NOTHING_TO_DO, ImageChanged
 
 
 def replace_metadata(
@@ -36,7 +36,7 @@ def replace_metadata(
             operation.execute("rbd", "metadata_set", entries)
         if not write_if_equal(ioctx, operation, name):
             raise ImageChanged(
-                f"{key} on {name} was changed by another driver meanwhile; ask again"
+                f"{key} on {name} was changed by another driver meanwhile; {NOTHING_TO_DO}"
             )
 
 

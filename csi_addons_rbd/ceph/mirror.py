@@ -43,6 +43,7 @@ from csi_addons_rbd.ceph.views import read_view
 from csi_addons_rbd.replication.calls import MirroringMode, Schedule
 from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import (
+    NOTHING_TO_DO,
     FeaturesMissing,
     ImageChanged,
     ImageHasDependents,
@@ -123,7 +124,8 @@ class CephImage(ReadImage):
 
         late = ManagerUnavailable(
             f"the manager of cluster {self.spec.cluster}, which is to flatten {self.spec}, did not "
-            f"answer within {_MANAGER_BOUND} s; see 'ceph mgr stat', and ask again"
+            f"answer within {_MANAGER_BOUND} s; the controller retries; if it comes again, see "
+            "'ceph mgr stat'"
         )
         return within(_MANAGER_BOUND, ask, late, most=_AT_THE_MANAGER)
 
@@ -152,7 +154,7 @@ class CephImage(ReadImage):
             if record_in(text, self.spec) != standing:
                 raise ImageChanged(
                     f"the resync record of {self.spec} was changed by another driver meanwhile; "
-                    "ask again"
+                    f"{NOTHING_TO_DO}"
                 )
             self.sign(cluster)
             replace_record(ioctx, self.spec, text, record)
@@ -269,7 +271,7 @@ class LeasedCephImage(CephImage):
         if is_needed(self._header().snapshots):
             raise ImageChanged(
                 f"rbd-mirror began a copy of {self.spec} in this moment; nothing was done; "
-                "ask again"
+                f"{NOTHING_TO_DO}"
             )
 
     def demote(self) -> None:
@@ -289,7 +291,7 @@ class LeasedCephImage(CephImage):
             if number is None:
                 raise ImageChanged(
                     f"{self.spec} has a newer mirror snapshot than that of the demotion that was "
-                    "cut short; nothing was done; ask again"
+                    f"cut short; nothing was done; {NOTHING_TO_DO}"
                 )
             try:
                 # the image's state; of its objects, librbd writes this one last
@@ -318,7 +320,9 @@ class LeasedCephImage(CephImage):
     def evict(self, holder: Holder) -> None:
         """Fence a client that is dead, then break its lock, as librbd does."""
         if holder.address in self.connections.own:
-            raise ImageInUse(f"{self.spec} is locked by {holder}, this driver itself; ask again")
+            raise ImageInUse(
+                f"{self.spec} is locked by {holder}, this driver itself; {NOTHING_TO_DO}"
+            )
         try:
             if holder.grip is not Grip.FENCED:
                 self._fence(holder)
@@ -327,7 +331,7 @@ class LeasedCephImage(CephImage):
             raise ImageInUse(
                 f"{self.spec} is locked by {holder}, which seems dead, and the user's caps do not "
                 "allow to fence it (mon 'profile rbd' does); fence it with "
-                f"'ceph osd blocklist add {holder.address}', then ask again"
+                f"'ceph osd blocklist add {holder.address}'; the controller retries by itself"
             ) from exc
         with self._connected(Purpose.WRITE, "breaking the lock on") as (cluster, ioctx):
             self.sign(cluster)
@@ -344,7 +348,7 @@ class LeasedCephImage(CephImage):
             if holder not in read_holders(cluster, ioctx, self.spec.image):
                 raise ImageChanged(
                     f"{self.spec} is not locked by {holder} any more as it was a moment ago; "
-                    "nothing was done; ask again"
+                    f"nothing was done; {NOTHING_TO_DO}"
                 )
             self.sign(cluster)
         with step(doing):
@@ -433,8 +437,8 @@ class LeasedCephImage(CephImage):
         if seconds > FRESH:
             raise ImageChanged(
                 f"{doing} {self.spec}: a last look and the lease took {seconds:.0f} s, which is "
-                "too long to rest a change on; nothing was done; see the health of the cluster, "
-                "and ask again"
+                "too long to rest a change on; nothing was done; the controller retries; if it "
+                "comes again, see the health of the cluster"
             )
 
 

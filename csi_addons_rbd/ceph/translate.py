@@ -15,6 +15,7 @@ import rados
 import rbd
 
 from csi_addons_rbd.replication.errors import (
+    NOTHING_TO_DO,
     CephFailure,
     ClientBlocklisted,
     ClusterUnreachable,
@@ -40,22 +41,25 @@ _TABLE: Final[dict[int, tuple[type[DriverError], str]]] = {
             "user's caps: from Ceph 18 on one without any for osd gets no answer"
         ),
     ),
-    errno.ENOTCONN: (ClusterUnreachable, "the connection was lost; ask again"),
+    errno.ENOTCONN: (ClusterUnreachable, f"the connection was lost; {NOTHING_TO_DO}"),
     errno.ESHUTDOWN: (
         ClientBlocklisted,
         "the cluster fenced this client, or the connection broke; see 'ceph osd blocklist ls'",
     ),
-    errno.ENOENT: (ImageVanished, "it vanished in the middle of the call; ask again"),
-    errno.ENOSPC: (CephFailure, "the cluster or pool is full"),
-    errno.EDQUOT: (CephFailure, "the pool's quota is reached"),
+    errno.ENOENT: (ImageVanished, f"it vanished in the middle of the call; {NOTHING_TO_DO}"),
+    errno.ENOSPC: (CephFailure, "the cluster or pool is full; make room"),
+    errno.EDQUOT: (CephFailure, "the pool's quota is reached; raise it, or make room"),
 }
-_ASK_AGAIN: Final = (CephFailure, "ask again, and see the cluster's health if it persists")
+_OTHERS: Final = (
+    CephFailure,
+    "the controller retries; if it comes again, see the cluster's health and logs",
+)
 
 
 def translated(exc: Exception, doing: str) -> DriverError:
     """Return our error for one of Ceph's; ``doing`` says what failed, and where."""
     number = _errno(exc)
-    kind, advice = _TABLE.get(number, _ASK_AGAIN)
+    kind, advice = _TABLE.get(number, _OTHERS)
     cause = os.strerror(number) if number else type(exc).__name__
     return kind(f"{doing}: {cause} ({errno.errorcode.get(number, 'no errno')}); {advice}")
 

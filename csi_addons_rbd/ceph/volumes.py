@@ -19,6 +19,7 @@ from csi_addons_rbd.ceph.sightings import NOT_FOUND, Sighting, look, look_again,
 from csi_addons_rbd.ceph.translate import translating
 from csi_addons_rbd.replication.calls import Call, Place
 from csi_addons_rbd.replication.errors import (
+    NOTHING_TO_DO,
     DriverError,
     ImageBeingDeleted,
     ImageInTrash,
@@ -151,7 +152,7 @@ def _absence(ioctx: rados.Ioctx, image: CephImage) -> Absent | None:
     if "MIRRORING" in trashed:
         raise ImageBeingDeleted(
             f"{spec} is being deleted by rbd-mirror, since its primary is mirrored no longer; "
-            "ask again"
+            f"{NOTHING_TO_DO}"
         )
     if trashed:
         raise ImageInTrash(

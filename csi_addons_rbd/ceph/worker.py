@@ -8,7 +8,6 @@ call reads the state from the image.
 
 import ctypes
 import os
-import signal
 import sys
 import threading
 import time
@@ -29,6 +28,7 @@ from csi_addons_rbd.config import Config
 from csi_addons_rbd.logs import configure
 from csi_addons_rbd.replication.calls import STUCK, Answer, Ask, Beat, Reply
 from csi_addons_rbd.replication.errors import (
+    NOTHING_TO_DO,
     ClientBlocklisted,
     DriverError,
     Exhausted,
@@ -46,8 +46,6 @@ _log = structlog.get_logger()
 
 def main(connection: Connection, config: Config, name: str, left_behind: tuple[str, ...]) -> None:
     """Serve until the serving process is gone; ``left_behind`` are a dead predecessor's clients."""
-    # it decides when this process ends; a terminal's Ctrl-C reaches the whole group
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _silence_librados()
     _share_memory()
     configure(level=config.log_level, style=config.log_format)
@@ -130,7 +128,8 @@ class Worker:
             except (EOFError, OSError):
                 os._exit(0)
             if not self._free.acquire(blocking=False):
-                self._reply(ask, Exhausted("too many calls to this cluster still run; ask again"))
+                busy = f"too many calls to this cluster still run; {NOTHING_TO_DO}"
+                self._reply(ask, Exhausted(busy))
                 continue
             try:
                 in_background(partial(self._handle, ask))

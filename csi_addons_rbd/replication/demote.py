@@ -7,6 +7,7 @@ from typing import Final
 from csi_addons_rbd.replication.calls import MirroringMode
 from csi_addons_rbd.replication.errors import (
     LEASE_LOSSES,
+    NOTHING_TO_DO,
     DriverError,
     ImageChanged,
     PeerBehind,
@@ -64,7 +65,8 @@ def demote(
         view = leased.view()
         if view.primary and view.history.began != epoch:
             raise ImageChanged(
-                f"{image.spec} was demoted and promoted by another driver meanwhile; ask again"
+                f"{image.spec} was demoted and promoted by another driver meanwhile; "
+                f"{NOTHING_TO_DO}"
             )
         if view.primary:
             if view.mode is MirroringMode.SNAPSHOT:
@@ -73,7 +75,7 @@ def demote(
             _demote_without_schedule(leased, observation, patience)
     after = image.view()
     if after.primary or after.torn is not None:
-        raise ImageChanged(f"{image.spec} was demoted, but does not read so; ask again")
+        raise ImageChanged(f"{image.spec} was demoted, but does not read so; {NOTHING_TO_DO}")
 
 
 def _demote_without_schedule(
@@ -117,7 +119,8 @@ def _await_peers(
         if patience.until.remaining <= 0:
             raise PeerBehind(
                 f"the peer of {image.spec} has not followed yet: {behind}, and may have nothing "
-                "of what was written since the promotion here; ask again"
+                "of what was written since the promotion here; the controller retries; if it "
+                "lasts, see rbd-mirror of the peer's site"
             )
         time.sleep(POLL)
         view = image.view()

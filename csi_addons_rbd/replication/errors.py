@@ -8,7 +8,7 @@ level names the case and carries the stable ``reason`` that tools read instead o
     ├── InvalidRequest          INVALID_ARGUMENT     the caller must change the request
     ├── NotFound                NOT_FOUND            proven absence, nothing weaker
     ├── PreconditionFailed      FAILED_PRECONDITION  the image is in the wrong state
-    ├── Busy                    ABORTED              passes by itself: ask again
+    ├── Busy                    ABORTED              passes by itself, or with help
     ├── Unauthenticated         UNAUTHENTICATED      cephx refuses the secret
     ├── PermissionDenied        PERMISSION_DENIED    cephx accepts, the caps do not
     ├── Unavailable             UNAVAILABLE          the cluster does not answer
@@ -23,6 +23,9 @@ belongs only what may be read so.
 """
 
 from typing import ClassVar, Final
+
+NOTHING_TO_DO: Final = "the controller retries; nothing to do"
+"""How a text ends whose reader need not act."""
 
 
 class DriverError(Exception):
@@ -49,6 +52,10 @@ class InvalidHandle(InvalidRequest):
     reason = "INVALID_HANDLE"
 
 
+class UnknownHandleVersion(InvalidHandle):
+    """Perhaps a handle of a later layout, so that a volume may stand behind it."""
+
+
 class InvalidParameter(InvalidRequest):
     """A class parameter has a value that is not accepted."""
 
@@ -65,6 +72,18 @@ class VolumeNotFound(NotFound):
     """Every place the handle may lead to was searched, and holds no such image."""
 
     reason = "VOLUME_NOT_FOUND"
+
+
+class NeverEnabled(NotFound):
+    """Disable of what can be no handle: no call ever enabled anything under it."""
+
+    reason = "NEVER_ENABLED"
+
+
+class UnknownService(NotFound):
+    """Health was asked of a service that is not served."""
+
+    reason = "UNKNOWN_SERVICE"
 
 
 class SyncInfoMissing(NotFound):

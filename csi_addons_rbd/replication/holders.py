@@ -14,6 +14,7 @@ from csi_addons_rbd.replication.calls import MirroringMode
 from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import (
     LEASE_LOSSES,
+    NOTHING_TO_DO,
     DriverError,
     ImageChanged,
     ImageInUse,
@@ -81,9 +82,11 @@ def require_unheld(image: LeasedImage, observation: Observation, patience: Patie
     if lasted:
         raise ImageInUse(
             f"{text}for {lasted:.0f} s it has not watched the image; after {_DEAD} s it counts as "
-            "dead, is fenced, and its lock is broken; ask again"
+            f"dead, is fenced, and its lock is broken; {NOTHING_TO_DO}"
         )
-    raise ImageInUse(f"{text}stop the workload and unmap the volume, then ask again")
+    raise ImageInUse(
+        f"{text}stop the workload and unmap the volume; the controller retries by itself"
+    )
 
 
 def _staying(image: LeasedImage, observation: Observation, until: Deadline) -> tuple[Holder, ...]:
@@ -151,7 +154,7 @@ def require_nobody_came(image: LeasedImage, observation: Observation, patience: 
     image.note(DEMOTING, None)
     raise ImageInUse(
         f"{words}; that was taken back, and the image is primary again; stop the workload and "
-        "unmap the volume, then ask again"
+        "unmap the volume; the controller retries by itself"
     )
 
 
@@ -181,7 +184,7 @@ def _latecomers(image: MirroredImage, view: MirrorView, patience: Patience) -> t
             raise ImageChanged(
                 f"{image.spec} was demoted while {clients} had it open; whether that still writes "
                 f"what it had begun shows within {_QUEUED} s, and this call had less left; "
-                "ask again"
+                f"{NOTHING_TO_DO}"
             )
         time.sleep(_GLANCE)
     return holders

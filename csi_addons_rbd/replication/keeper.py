@@ -130,7 +130,7 @@ class SnapshotKeeper:
         except RuntimeError:
             raise Exhausted(
                 f"no thread can be started to take the snapshots of {spec}; see the limits of this "
-                "process and of its node, and call again later"
+                "process and of its node; the controller retries by itself"
             ) from None
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="snapshots")
 

@@ -5,8 +5,8 @@ The thread that begins an operation runs it to its end, whether or not somebody 
 for the answer. A repeated identical call joins; a different one is told who holds the image.
 
 Who joins waits for the end, and is then judged by its own arrival and its own rights: what was done
-is read from the image anew. Only "ask again" is shared, and that a client holds the image, which
-takes up to 70 s to find out; and only with the same credentials.
+is read from the image anew. Only what passes by itself is shared, and that a client holds the image
+(which takes up to 70 s to find out), and only with the same credentials.
 """
 
 import threading
@@ -19,6 +19,7 @@ from typing import Final, TypeGuard
 from csi_addons_rbd.replication.calls import Answer, Call, RunningOperations
 from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import (
+    NOTHING_TO_DO,
     DeadlineExceeded,
     DriverError,
     ImageInUse,
@@ -119,8 +120,7 @@ def _await_end(running: _Running, spec: ImageSpec, call: Call, deadline: Deadlin
     """Wait until the same operation has ended; return if its caller is to make its own."""
     if running.call.intent != call.intent:
         raise OperationRunning(
-            f"{running.call.name} has been running on {spec} for {running.age} s; "
-            "ask again when it has ended"
+            f"{running.call.name} has been running on {spec} for {running.age} s; {NOTHING_TO_DO}"
         )
     try:
         # the serving process knows whose limit ends, so it is the one to say so
@@ -128,7 +128,7 @@ def _await_end(running: _Running, spec: ImageSpec, call: Call, deadline: Deadlin
     except TimeoutError as exc:
         raise DeadlineExceeded(
             f"{call.name} has been running on {spec} for {running.age} s and goes on; "
-            "a repeated call joins it"
+            f"the next call joins it; {NOTHING_TO_DO}"
         ) from exc
     if running.call.credentials == call.credentials and _is_shared(failure):
         raise failure

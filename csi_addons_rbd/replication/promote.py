@@ -11,6 +11,7 @@ from typing import Final
 
 from csi_addons_rbd.replication.calls import MirroringMode
 from csi_addons_rbd.replication.errors import (
+    NOTHING_TO_DO,
     Busy,
     DataPending,
     FirstSyncRunning,
@@ -52,6 +53,7 @@ _RESTART: Final = 5
 _REPLAYED: Final = 15
 """The same in journal mode, where only the status tells what is still to be replayed: rbd-mirror
 looks into the peer's journal every 5 s, and writes what it found every 10 s."""
+_IF_STILL: Final = "if it stands still, see the log of this site's rbd-mirror"
 _LAG: Final = 35
 """Seconds by which this site's status may be older than the newest of any site, and still be the
 last word: rbd-mirror writes one every 30 s."""
@@ -91,7 +93,7 @@ def promote(
             raise
     view = image.view()
     if not view.primary or view.torn is not None:
-        raise ImageChanged(f"{image.spec} was promoted, but does not read primary; ask again")
+        raise ImageChanged(f"{image.spec} was promoted, but does not read primary; {NOTHING_TO_DO}")
 
 
 def await_release(image: MirroredImage, patience: Patience) -> None:
@@ -109,7 +111,7 @@ def await_release(image: MirroredImage, patience: Patience) -> None:
             raise MirrorDaemonHoldsImage(
                 f"{image.spec} is promoted, but cannot be written yet: rbd-mirror of this site "
                 f"({holder}) keeps the exclusive lock, as one does that hangs on a lost peer; "
-                "restart that rbd-mirror"
+                "restart that rbd-mirror; the controller retries by itself"
             )
         time.sleep(POLL)
         view = image.view()
@@ -125,7 +127,8 @@ def require_complete_copy(spec: ImageSpec, view: MirrorView, observation: Observ
         return
     if observation.may_speak(view) or any(observation.alive(each, view) for each in view.peers):
         raise FirstSyncRunning(
-            f"the first copy of {spec} is not complete; {_local_words(view)}; ask again"
+            f"the first copy of {spec} is not complete; {_local_words(view)}; "
+            f"the controller retries; {_IF_STILL}"
         )
     raise NoCompleteCopy(
         f"{spec} was never copied completely and no peer is up to go on: "
@@ -146,7 +149,10 @@ def _require_way_back(spec: ImageSpec, view: MirrorView, observation: Observatio
     up = [each for each in view.statuses if observation.alive(each, view)]
     arrives = view.local in up and _coming(view) and observation.standstill(view) < _STANDSTILL
     if arrives or any(peer in up for peer in view.peers) or observation.may_speak(view):
-        raise DataPending(f"{text}; waiting until it is whole; {_local_words(view)}; ask again")
+        raise DataPending(
+            f"{text}; waiting until it is whole; {_local_words(view)}; the controller retries; "
+            f"{_IF_STILL}"
+        )
     raise NoCompleteCopy(
         f"{text}; no peer is up to go on, and what is here, a mixture of both copies, is not "
         f"promoted; use a copy of an older snapshot ('rbd snap ls {spec.path}', 'rbd cp "
@@ -166,7 +172,7 @@ def _insist(
             raise Busy(
                 f"{image.spec} cannot be promoted by force yet: librbd finds it in use, "
                 f"held by {holders}; rbd-mirror of this site lets go when it runs or is dead "
-                "for 30 s, any other holder must close the image; ask again"
+                "for 30 s, any other holder must close the image; the controller retries by itself"
             )
         time.sleep(POLL)
 
@@ -210,7 +216,8 @@ def _await_data(
             obstacle = "librbd does not accept yet, rbd-mirror still holds the image"
         if patience.confirmed.remaining <= 0:
             raise DataPending(
-                f"{image.spec} is not promoted yet: {obstacle}; {_local_words(view)}; ask again"
+                f"{image.spec} is not promoted yet: {obstacle}; {_local_words(view)}; the "
+                f"controller retries; {_IF_STILL}"
             )
         time.sleep(POLL)
         view = image.view()
@@ -239,7 +246,7 @@ def _require_not_moved(spec: ImageSpec, start: MirrorView, now: MirrorView) -> N
     demoted = now.history.epoch is Epoch.PRIMARY_DEMOTED
     if demoted and now.history.mark != start.history.mark:
         raise ImageChanged(
-            f"{spec} was promoted and demoted by another driver meanwhile; ask again"
+            f"{spec} was promoted and demoted by another driver meanwhile; {NOTHING_TO_DO}"
         )
 
 
@@ -363,8 +370,8 @@ class _Judge:
         if alive and not self._local_alive(view):
             raise MirrorDaemonDown(
                 f"the peer of {self.spec} is demoted, but rbd-mirror of this site is down or "
-                "silent and the last data cannot arrive without it; start it and ask again "
-                "(force would lose that data)"
+                "silent and the last data cannot arrive without it; start it (force would lose "
+                "that data); the controller retries by itself"
             )
         return "the peer is demoted and its last data is still coming"
 

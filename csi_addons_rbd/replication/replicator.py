@@ -24,6 +24,7 @@ from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.demote import demote
 from csi_addons_rbd.replication.errors import (
     LEASE_LOSSES,
+    NOTHING_TO_DO,
     DriverError,
     ImageRecreating,
     NotEnabled,
@@ -323,7 +324,7 @@ def _answer_for_absent(call: Call, absent: Absent) -> Answer:
         return None
     raise ImageRecreating(
         f"{absent.image.spec} was deleted by a resync and is being copied anew by rbd-mirror of "
-        "this site; ask again"
+        f"this site; {NOTHING_TO_DO}"
     )
 
 
@@ -357,13 +358,13 @@ def _require_no_recreation(
     if disabling is None or not cannot_happen(image, record, disabling):
         raise ImageRecreating(
             f"{image.spec} is being deleted and copied anew by rbd-mirror, as a resync asked for; "
-            "ask again"
+            f"{NOTHING_TO_DO}"
         )
     if not force:
         raise ImageRecreating(
             f"a resync of {image.spec} was asked for, and its mirroring was switched off before "
-            "rbd-mirror deleted it; ask again, or pass the parameter force=true to keep the image "
-            "as it is and to forget the resync"
+            "rbd-mirror deleted it; the controller retries, until rbd-mirror has deleted it, or "
+            "the parameter force=true says to keep the image as it is and to forget the resync"
         )
 
 

@@ -16,6 +16,7 @@ import structlog
 from csi_addons_rbd.replication.calls import ResyncCall
 from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import (
+    NOTHING_TO_DO,
     DriverError,
     ImageChanged,
     IsPrimary,
@@ -180,7 +181,7 @@ class Resync:
             raise NoGoodCopyElsewhere(
                 f"{spec} is in split-brain, but no peer is known to be up and primary "
                 f"({words or 'none was ever heard of'}): a resync could delete the only copy; "
-                "promote the site whose data shall live, then ask again"
+                "promote the site whose data shall live; the controller retries by itself"
             )
         self._request(view, record)
 
@@ -230,7 +231,7 @@ class Resync:
             if view.image_id != seen.image_id or not wanted or not self._peer_is_primary(view):
                 raise ImageChanged(
                     f"{self.image.spec} or its peer changed while a resync was decided; nothing "
-                    "was done; ask again"
+                    f"was done; {NOTHING_TO_DO}"
                 )
         except DriverError:
             _take_back(image, record)

@@ -171,7 +171,7 @@ class Scheduler:
             self._turns.clear()
             raise Exhausted(
                 f"no thread can be started to keep the schedule of {spec}; see the limits of this "
-                "process and of its node, and call again later"
+                "process and of its node; the controller retries by itself"
             ) from None
         self._threads += 1
 

@@ -10,6 +10,7 @@ from typing import Final
 from csi_addons_rbd.replication.calls import EnableCall, FlattenMode, MirroringMode
 from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import (
+    NOTHING_TO_DO,
     Flattening,
     ImageChanged,
     ImageTorn,
@@ -65,7 +66,7 @@ def enable(image: MirroredImage, view: MirrorView, call: EnableCall, until: Dead
         Flattening: it is being made independent of its parent.
     """
     if view.state is MirrorState.DISABLING:
-        raise MirroringDisabling(f"mirroring of {image.spec} is being switched off; ask again")
+        raise _being_switched_off(image.spec)
     if view.state in _ENABLED:
         if view.mode is not call.mode:
             raise ModeMismatch(
@@ -85,8 +86,12 @@ def enable(image: MirroredImage, view: MirrorView, call: EnableCall, until: Dead
         with _switching(leased):
             leased.enable(call.mode)
     if image.view().state not in _ENABLED:
-        raise ImageChanged(f"mirroring of {image.spec} was enabled, but reads off; ask again")
+        raise ImageChanged(f"mirroring of {image.spec} was enabled, but reads off; {NOTHING_TO_DO}")
     return True
+
+
+def _being_switched_off(spec: ImageSpec) -> MirroringDisabling:
+    return MirroringDisabling(f"mirroring of {spec} is being switched off; {NOTHING_TO_DO}")
 
 
 @contextmanager
@@ -116,7 +121,7 @@ def _require_unchanged(image: MirroredImage, view: MirrorView) -> MirrorView:
     if (now.state, now.mirroring, now.primary) != (view.state, view.mirroring, view.primary):
         raise ImageChanged(
             f"mirroring of {image.spec} was switched, or the image promoted or demoted, by another "
-            "driver meanwhile; ask again"
+            f"driver meanwhile; {NOTHING_TO_DO}"
         )
     return now
 
@@ -130,7 +135,7 @@ def _settle_parents(image: MirroredImage, call: EnableCall) -> None:
     if call.flatten is FlattenMode.FORCE:
         raise Flattening(
             f"{image.spec} is a clone of {chain}; the manager is making it independent, "
-            f"{image.flatten()} done; ask again"
+            f"{image.flatten()} done; {NOTHING_TO_DO}"
         )
     if parents[0].trashed or not parents[0].mirrored:
         raise ParentNotMirrored(
@@ -187,7 +192,7 @@ def disable(
         with _switching(leased):
             _switch_off(leased, force=force or not view.primary, until=until)
     if image.view().state is not MirrorState.DISABLED:
-        raise MirroringDisabling(f"mirroring of {image.spec} is being switched off; ask again")
+        raise _being_switched_off(image.spec)
 
 
 def _require_copy_that_lasts(spec: ImageSpec, view: MirrorView) -> None:
@@ -206,7 +211,7 @@ def _switch_off(image: LeasedImage, *, force: bool, until: Deadline) -> None:
         if until.remaining <= POLL:
             raise MirroringDisabling(
                 f"rbd-mirror of this site still has {image.spec} open, with a half made copy; it "
-                "lets go when it runs, or is dead for 30 s; ask again"
+                f"lets go when it runs, or is dead for 30 s; {NOTHING_TO_DO}"
             )
         time.sleep(POLL)
 

@@ -14,6 +14,7 @@ import structlog
 
 from csi_addons_rbd.replication.calls import Health, MirroringMode, ReplicationInfo
 from csi_addons_rbd.replication.errors import (
+    NOTHING_TO_DO,
     ImageChanged,
     ImageTorn,
     PromotionBarred,
@@ -65,8 +66,8 @@ def require_room(image: MirroredImage, view: MirrorView, needed: int) -> None:
         command = f"rados {place} rmomapkey rbd_header.{view.image_id} snap_limit"
     raise SnapshotLimitReached(
         f"{spec} has reached its snapshot limit: {needed} mirror snapshots are needed, {room} may "
-        f"be taken; nothing was changed; raise the limit, or lift it with '{command}', then ask "
-        "again"
+        f"be taken; nothing was changed; raise the limit, or lift it with '{command}'; "
+        "the controller retries by itself"
     )
 
 
@@ -112,7 +113,9 @@ def refuse_torn(image: MirroredImage, view: MirrorView, patience: Patience) -> N
     with image.lease(patience.call) as leased:
         torn = leased.view().torn
     if torn is None:
-        raise ImageChanged(f"{image.spec} was changed by another driver in this moment; ask again")
+        raise ImageChanged(
+            f"{image.spec} was changed by another driver in this moment; {NOTHING_TO_DO}"
+        )
     way_out = "disable its replication first"
     if torn is not Torn.UNMIRRORED:
         way_out = (
@@ -167,6 +170,6 @@ def require_same(spec: ImageSpec, seen: MirrorView, now: MirrorView) -> MirrorVi
     """
     if (now.torn, now.history.mark, now.image_id) != (seen.torn, seen.history.mark, seen.image_id):
         raise ImageChanged(
-            f"{spec} was changed meanwhile, by another driver or by rbd-mirror; ask again"
+            f"{spec} was changed meanwhile, by another driver or by rbd-mirror; {NOTHING_TO_DO}"
         )
     return now

@@ -8,6 +8,7 @@ import structlog
 
 from csi_addons_rbd.replication.calls import MirroringMode
 from csi_addons_rbd.replication.errors import (
+    NOTHING_TO_DO,
     Busy,
     DataPending,
     ImageChanged,
@@ -75,7 +76,7 @@ def _finish(image: LeasedImage, view: MirrorView) -> bool:
 def _demoted(image: MirroredImage) -> MirrorView:
     after = image.view()
     if after.primary or after.torn is not None:
-        raise ImageChanged(f"{image.spec} was demoted, but does not read so; ask again")
+        raise ImageChanged(f"{image.spec} was demoted, but does not read so; {NOTHING_TO_DO}")
     return after
 
 
@@ -103,8 +104,8 @@ def _require_no_other_primary(spec: ImageSpec, view: MirrorView, observation: Ob
         if role(peer) is Role.PRIMARY and observation.alive(peer, view):
             raise PeerIsPrimary(
                 f"{spec} is {words(Torn.DEMOTION)}, and its peer reads primary ({text(peer)!r}), "
-                "beside which this image is not promoted to be demoted once more; demote the peer "
-                "and ask again; or, if the peer's data shall live, run "
+                "beside which this image is not promoted to be demoted once more; demote the peer, "
+                "for which the controller retries; or, if the peer's data shall live, run "
                 f"'rbd mirror image promote --force {spec.path}' and "
                 f"'rbd mirror image demote {spec.path}', then resync this image"
             )
@@ -149,7 +150,8 @@ def end_torn_promotion(
             break
         if patience.confirmed.remaining <= 0:
             raise DataPending(
-                f"{image.spec} is {words(now.torn)}, and is not promoted yet: {obstacle}; ask again"
+                f"{image.spec} is {words(now.torn)}, and is not promoted yet: {obstacle}; "
+                "the controller retries; if it lasts, see rbd-mirror of both sites"
             )
         time.sleep(POLL)
         now = image.view()
@@ -159,11 +161,13 @@ def end_torn_promotion(
         if now.torn is not None:
             require_same(image.spec, view, now)
             if not force and torn_obstacle(image.spec, now, observation, hindsight) is not None:
-                raise ImageChanged(f"a peer of {image.spec} changed in this moment; ask again")
+                raise ImageChanged(
+                    f"a peer of {image.spec} changed in this moment; {NOTHING_TO_DO}"
+                )
             _end_as_primary(leased, now)
     now = image.view()
     if not now.primary or now.torn is not None:
-        raise ImageChanged(f"{image.spec} was promoted, but does not read primary; ask again")
+        raise ImageChanged(f"{image.spec} was promoted, but does not read primary; {NOTHING_TO_DO}")
 
 
 def _end_as_primary(image: LeasedImage, view: MirrorView) -> None:
@@ -182,7 +186,7 @@ def _end_as_primary(image: LeasedImage, view: MirrorView) -> None:
 
 def _promote(image: LeasedImage) -> None:
     if not image.promote(force=False):
-        raise Busy(f"{image.spec} cannot be promoted yet: librbd finds it in use; ask again")
+        raise Busy(f"{image.spec} cannot be promoted yet: librbd finds it in use; {NOTHING_TO_DO}")
 
 
 def make_writable(image: LeasedImage, view: MirrorView) -> None:

@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from typing import Final, Protocol
 
-from csi_addons_rbd.replication.errors import ImageRecreating
+from csi_addons_rbd.replication.errors import NOTHING_TO_DO, ImageRecreating
 from csi_addons_rbd.replication.image import Absent, ImageSpec, ResyncRecord
 
 _GONE: Final = 600
@@ -58,7 +58,9 @@ def let_go(absent: Absent) -> None:
         if record.gone:
             image.record_resync(replace(record, gone=0), standing=record)
         cause = f"there still is {', '.join(traces)}" if traces else _unheard(image.spec)
-        raise ImageRecreating(f"{image.spec} was deleted by a resync, and {cause}; ask again")
+        raise ImageRecreating(
+            f"{image.spec} was deleted by a resync, and {cause}; the controller retries by itself"
+        )
     now = int(time.time())
     since = record.gone if 0 < record.gone <= now else now
     if record.gone != since:
@@ -70,7 +72,7 @@ def let_go(absent: Absent) -> None:
         return
     raise ImageRecreating(
         f"{image.spec} was deleted by a resync, and there has been no trace of it here for "
-        f"{lasted} s; after {_GONE} s Disable by force lets go of it; ask again"
+        f"{lasted} s; after {_GONE} s Disable by force lets go of it; {NOTHING_TO_DO}"
     )
 
 

@@ -9,10 +9,12 @@ import re
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
-from csi_addons_rbd.replication.errors import InvalidHandle
+from csi_addons_rbd.replication.errors import InvalidHandle, UnknownHandleVersion
 
 _VERSION: Final = "0001"
 _HEAD: Final = re.compile(r"(?P<version>[0-9a-f]{4})-(?P<length>[0-9a-f]{4})-", re.IGNORECASE)
+_LATER: Final = re.compile(r"00(?!00|01)[0-9a-f]{2}-", re.IGNORECASE)
+"""How a handle begins whose layout is counted on from this one."""
 _TAIL: Final = re.compile(
     r"-(?P<pool>[0-9a-f]{16})-(?P<uuid>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})",
     re.IGNORECASE,
@@ -35,18 +37,20 @@ class VolumeId:
     pool: int
     """Pool id in that cluster."""
     uuid: str
-    """The volume's uuid, the same on every site."""
+    """The volume's uuid, the same on every site; in lower case, as ceph-csi names images."""
 
     @classmethod
     def parse(cls, handle: str) -> Self:
         """Read a handle.
 
         Raises:
-            InvalidHandle: any length, separator, digit or the version is wrong.
+            InvalidHandle: any length, separator or digit is wrong.
+            UnknownHandleVersion: the version is, and it may be a handle all the same.
         """
         head = _HEAD.match(handle)
         if head is None or head["version"] != _VERSION:
-            raise _invalid(handle, "it does not begin with 0001-<4 hex digits>-")
+            kind = UnknownHandleVersion if _may_be_of_another_version(handle) else InvalidHandle
+            raise _invalid(handle, "it does not begin with 0001-<4 hex digits>-", kind)
         cluster, rest = handle[head.end() : -_TAIL_LENGTH], handle[-_TAIL_LENGTH:]
         tail = _TAIL.fullmatch(rest)
         if tail is None:
@@ -57,7 +61,7 @@ class VolumeId:
         pool = int(tail["pool"], 16)
         if pool > _POOL_MAX:
             raise _invalid(handle, "the pool id is out of range")
-        return cls(cluster=cluster, pool=pool, uuid=tail["uuid"])
+        return cls(cluster=cluster, pool=pool, uuid=tail["uuid"].lower())
 
     def at(self, *, cluster: str, pool: int) -> Self:
         """Return the handle of the same volume in another cluster and pool."""
@@ -69,5 +73,12 @@ class VolumeId:
         return f"{_VERSION}-{length:04x}-{self.cluster}-{self.pool:016x}-{self.uuid}"
 
 
-def _invalid(handle: str, fault: str) -> InvalidHandle:
-    return InvalidHandle(f"volume_id {handle[:160]!r} is malformed: {fault}; {_ACCEPTED}")
+def _may_be_of_another_version(handle: str) -> bool:
+    """Tell a handle that a later ceph-csi may compose from a name that is none of any version."""
+    head = _HEAD.match(handle)
+    alike = head is not None and _TAIL.fullmatch(handle[-_TAIL_LENGTH:]) is not None
+    return alike or _LATER.match(handle) is not None
+
+
+def _invalid(handle: str, fault: str, kind: type[InvalidHandle] = InvalidHandle) -> InvalidHandle:
+    return kind(f"volume_id {handle[:160]!r} is malformed: {fault}; {_ACCEPTED}")

@@ -12,6 +12,7 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
 from grpc_status import rpc_status
 from prometheus_client import generate_latest
+from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from csi_addons_rbd._proto import replication_pb2 as pb
@@ -101,6 +102,17 @@ def running(tmp_path: Path) -> Iterator[Running]:
     running.server.stop(0).wait()
 
 
+def of_volume(handle: str) -> pb.DemoteVolumeRequest:
+    """Return a request about this volume."""
+    volume = pb.ReplicationSource.VolumeSource(volume_id=handle)
+    return pb.DemoteVolumeRequest(replication_source=pb.ReplicationSource(volume=volume))
+
+
+def refusal() -> Any:
+    """Expect an error of grpc."""
+    return pytest.raises(grpc.RpcError)
+
+
 def info_of(error: Any) -> ErrorInfo:
     """Return the machine-readable part of an error."""
     status = rpc_status.from_call(error)
@@ -144,7 +156,7 @@ def test_error_on_the_wire(
 ) -> None:
     """The client gets the code, our text, and a reason that tools can read."""
     caught = running.fail(error("what was seen"))
-    assert (caught.code(), caught.details()) == (code, "what was seen")
+    assert (caught.code(), caught.details()) == (code, f"what was seen [{error.reason}]")
     info = info_of(caught)
     assert (info.reason, info.domain) == (error.reason, "rbd.test")
     assert info.metadata["call_id"]
@@ -187,10 +199,22 @@ def test_bytes_that_are_no_request(running: Running) -> None:
     "text", ["\ud800 half a pair", "x" * 100_000, "ünïcödé " * 1000, "a\nb\0c"]
 )
 def test_odd_texts_arrive(running: Running, text: str) -> None:
-    """Whatever a message holds, the status arrives."""
-    caught = running.fail(errors.SplitBrain(text))
+    """Whatever a message holds, the status arrives, and its end says who acts, and its reason."""
+    caught = running.fail(errors.SplitBrain(f"begins: {text}; make room"))
     assert caught.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert info_of(caught).reason == "SPLIT_BRAIN"
+    assert caught.details().startswith("begins: ")
+    assert caught.details().endswith("; make room [SPLIT_BRAIN]")
+
+
+@pytest.mark.parametrize("error", _ERRORS)
+def test_every_message_ends_with_its_reason_once(
+    running: Running, error: type[errors.DriverError]
+) -> None:
+    """The controller copies nothing else into the conditions that an operator reads."""
+    told = running.fail(error("what was seen")).details()
+    assert told.endswith(f" [{error.reason}]")
+    assert told.count(f"[{error.reason}]") == 1
 
 
 def test_admission(running: Running) -> None:
@@ -207,9 +231,11 @@ def test_admission(running: Running) -> None:
         held = [pool.submit(running.demote) for _ in range(2)]
         for _ in held:
             assert inside.acquire(timeout=10)
-        with pytest.raises(grpc.RpcError) as caught:
-            running.demote()
+        with capture_logs(processors=[merge_contextvars]) as logs, refusal() as caught:
+            running.stub.DemoteVolume(of_volume("refused"), timeout=10)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # type: ignore[attr-defined]
+        assert caught.value.details().endswith(" [TOO_MANY_CALLS]")  # type: ignore[attr-defined]
+        assert [each["volume"] for each in logs] == ["refused"]
         assert running.sample(f'csi_addons_rbd_calls_in_flight{{method="{_METHOD}"}}') == 2
         leave.set()
         for each in held:
@@ -234,6 +260,25 @@ def test_one_line_a_call(running: Running) -> None:
     assert (lines[1]["reason"], lines[1]["message"]) == ("SPLIT_BRAIN", "seen")
     assert all(each["seconds"] >= 0 for each in lines)
     assert "verysecret" not in str(logs)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_line_names_the_volume_as_it_came(running: Running, old: bool) -> None:  # noqa: FBT001 - a table's column
+    """Well-formed or not, in either field, and no longer than a line."""
+    for handle, shown in (("no handle\x1b[2J", "no handle\x1b[2J"), ("x" * 5000, "x" * 200)):
+        request = pb.DemoteVolumeRequest(volume_id=handle) if old else of_volume(handle)
+        with capture_logs(processors=[merge_contextvars]) as logs:
+            running.stub.DemoteVolume(request, timeout=10)
+        assert [each["volume"] for each in logs if each["event"] == "call"] == [shown]
+
+
+def test_a_line_names_the_group(running: Running) -> None:
+    """Groups are refused, and whoever named one finds the call."""
+    group = pb.ReplicationSource.VolumeGroupSource(volume_group_id="several")
+    request = pb.DemoteVolumeRequest(replication_source=pb.ReplicationSource(volumegroup=group))
+    with capture_logs(processors=[merge_contextvars]) as logs:
+        running.stub.DemoteVolume(request, timeout=10)
+    assert [each["volume_group"] for each in logs if each["event"] == "call"] == ["several"]
 
 
 def test_what_is_asked_over_and_over_is_a_line_when_it_fails(running: Running) -> None:

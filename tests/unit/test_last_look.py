@@ -45,7 +45,7 @@ def marked(seen: MirrorView, mark: int, *, began: int = 0, first: int = 0) -> Mi
 )
 def test_another_role_or_history_is_refused(seen: MirrorView, now: MirrorView) -> None:
     """Whoever changed it, with or without a lease."""
-    with pytest.raises(ImageChanged, match=r"image pool/csi-vol-1 .* ask again"):
+    with pytest.raises(ImageChanged, match=r"image pool/csi-vol-1 .* the controller retries"):
         looked(seen).confirm(SPEC, now, peers=False)
 
 

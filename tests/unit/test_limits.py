@@ -50,14 +50,14 @@ def test_few_wait_without_end() -> None:
 
 
 def test_a_thread_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever wants it is told to come again later, and takes nobody's place."""
+    """Whoever wants it is told so, and takes nobody's place."""
 
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     most = threading.Semaphore(1)
-    with pytest.raises(Exhausted, match="call again later"):
+    with pytest.raises(Exhausted, match="the controller retries"):
         within(5, lambda: None, LATE, most=most)
     assert most.acquire(blocking=False)
     with pytest.raises(Exhausted):

@@ -44,6 +44,16 @@ def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     }
 
 
+def test_a_console_shows_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody who calls colours a terminal, moves its cursor, or makes up a line of the log."""
+    configure(level=LogLevel.INFO, style=LogFormat.CONSOLE)
+    structlog.contextvars.bind_contextvars(volume="a\x1b[2Jb\nc\u202e")
+    structlog.get_logger("test").info("an event", reason="plain words, ünïcödé")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert r"volume=a\x1b[2Jb\nc\u202e" in line
+    assert "plain words, ünïcödé" in line
+
+
 def test_other_loggers_take_the_same_road(capsys: pytest.CaptureFixture[str]) -> None:
     """What grpc logs through the standard library comes out as the same JSON."""
     configure(level=LogLevel.INFO, style=LogFormat.JSON)

@@ -14,6 +14,7 @@ from csi_addons_rbd.replication.errors import (
     InvalidHandle,
     InvalidParameter,
     InvalidRequest,
+    NeverEnabled,
     Unauthenticated,
     Unsupported,
 )
@@ -120,6 +121,50 @@ def test_malformed_handle() -> None:
     with pytest.raises(InvalidHandle, match="volume_id") as caught:
         requests.demote(request)
     assert len(caught.value.message) < 500
+
+
+@pytest.mark.parametrize(
+    "handle",
+    [
+        "csi-vol-x",
+        " ",
+        "cafe-0001-data",
+        "0000-data",
+        "x" * 5000,
+        _HANDLE[:-1],
+        f"{_HANDLE} ",
+        _HANDLE.replace("0001-", "0001_", 1),
+        _HANDLE.replace("0001-0001", "0001-0002", 1),
+    ],
+)
+def test_disable_of_what_is_no_handle(handle: str) -> None:
+    """Nothing was ever enabled under it, and the controller must be able to let go of it."""
+    request = pb.DisableVolumeReplicationRequest(replication_source=source(handle))
+    with pytest.raises(NeverEnabled, match=r"volume_id .* malformed"):
+        requests.disable(request)
+
+
+@pytest.mark.parametrize("version", ["0002", "00fF", "cafe", "1000"])
+def test_disable_of_an_unknown_version(version: str) -> None:
+    """It may be a volume's, so that to call it absent would let go of what is mirrored."""
+    handle = _HANDLE.replace("0001", version, 1)
+    request = pb.DisableVolumeReplicationRequest(replication_source=source(handle))
+    with pytest.raises(InvalidHandle, match=r"volume_id .* malformed"):
+        requests.disable(request)
+
+
+def test_disable_of_an_unknown_layout() -> None:
+    """A version that is counted on from this one may look otherwise."""
+    for handle in ("0002-anything", "00a0-1234-short"):
+        request = pb.DisableVolumeReplicationRequest(replication_source=source(handle))
+        with pytest.raises(InvalidHandle, match=r"volume_id .* malformed"):
+            requests.disable(request)
+
+
+def test_disable_that_names_no_volume() -> None:
+    """An empty field is a mistake of the caller's, not an absent volume."""
+    with pytest.raises(InvalidRequest, match="is empty"):
+        requests.disable(pb.DisableVolumeReplicationRequest())
 
 
 # --- the secret ---------------------------------------------------------------------------
@@ -252,18 +297,35 @@ def test_malformed_schedule(parameters: dict[str, str], named: str) -> None:
         assert len(caught.value.message) < 300
 
 
-def test_journal_mode_has_no_schedule() -> None:
-    """In journal mode the scheduling keys are ignored, with a warning that names them."""
-    parameters = {
-        "mirroringMode": "journal",
-        "schedulingInterval": "nonsense",
-        "schedulingStartTime": "never",
-    }
+def test_the_interval_of_a_journal() -> None:
+    """It is the controller's: it makes no schedule, nor a warning."""
+    parameters = {"mirroringMode": "journal", "schedulingInterval": "5m"}
+    with capture_logs() as logs:
+        assert requests.enable(enable(**parameters)).schedule is None
+        assert requests.promote(promote(**parameters)).schedule is None
+    assert not logs
+
+
+@pytest.mark.parametrize("interval", ["nonsense", "", "0m", "5", "9s", "5M"])
+def test_malformed_interval_of_a_journal(interval: str) -> None:
+    """The controller would ask once an hour, and nobody would know why."""
+    parameters = {"mirroringMode": "journal", "schedulingInterval": interval}
+    for read in (
+        lambda: requests.enable(enable(**parameters)),
+        lambda: requests.promote(promote(**parameters)),
+    ):
+        with pytest.raises(InvalidParameter, match=r"schedulingInterval is .*accepted is"):
+            read()
+
+
+def test_journal_mode_has_no_start_time() -> None:
+    """It is ignored, with a warning that names it."""
+    parameters = {"mirroringMode": "journal", "schedulingStartTime": "never"}
     with capture_logs() as logs:
         call = requests.enable(enable(**parameters))
         assert requests.promote(promote(**parameters)).schedule is None
     assert (call.mode, call.schedule) == (MirroringMode.JOURNAL, None)
-    assert [each["ignored"] for each in logs] == ["schedulingInterval, schedulingStartTime"] * 2
+    assert [each["ignored"] for each in logs] == ["schedulingStartTime"] * 2
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole driver as a process, on a real socket, with workers that only lack Ceph."""
 
+import contextlib
 import ctypes
 import json
 import os
@@ -212,7 +213,7 @@ def test_bounds(start: Callable[..., Driver]) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         driver.controller.DemoteVolume(request, timeout=0.8)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED  # type: ignore[attr-defined]
-    assert "a repeated call joins it" in caught.value.details()  # type: ignore[attr-defined]
+    assert "the next call joins it" in caught.value.details()  # type: ignore[attr-defined]
 
 
 def test_probe_is_answered_under_load(start: Callable[..., Driver]) -> None:
@@ -236,6 +237,10 @@ def test_health_and_reflection(shared: Driver) -> None:
     for name in ("", "identity.Identity", "replication.Controller"):
         request = health_pb2.HealthCheckRequest(service=name)
         assert shared.health.Check(request, timeout=5).status == serving
+    with pytest.raises(grpc.RpcError) as unknown:
+        shared.health.Check(health_pb2.HealthCheckRequest(service="x"), timeout=5)
+    assert unknown.value.code() is grpc.StatusCode.NOT_FOUND  # type: ignore[attr-defined]
+    assert unknown.value.details().endswith(" [UNKNOWN_SERVICE]")  # type: ignore[attr-defined]
     reflect = reflection_pb2_grpc.ServerReflectionStub(shared.channel)
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     (answer,) = reflect.ServerReflectionInfo(iter((request,)), timeout=5)
@@ -334,6 +339,7 @@ def test_a_call_that_sends_nothing(shared: Driver) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         probe(iter(()), timeout=5)
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert refused.value.details().endswith(" [UNSUPPORTED]")
 
 
 def test_metrics(start: Callable[..., Driver]) -> None:
@@ -485,6 +491,39 @@ def test_stops_when_idle(driver: Driver, number: signal.Signals) -> None:
     assert not driver.socket.exists()
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
     assert driver.events()[-1]["event"] == "stopped"
+
+
+@pytest.mark.parametrize("everybody", [False, True], ids=["to the driver", "to the group"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stop_within_a_second_of_the_start(
+    tmp_path: Path,
+    number: signal.Signals,
+    everybody: bool,  # noqa: FBT001 - a table's column
+) -> None:
+    """No traceback, and no word of libraries that would not load, at whatever moment it comes."""
+    configure(tmp_path)
+    command = (sys.executable, "-m", "csi_addons_rbd", "serve", "--config-dir", str(tmp_path))
+    flags = ("--endpoint", f"unix://{tmp_path}/s", "--driver-name", "rbd.test")
+    for tenth in range(2, 11):
+        log = tmp_path / f"log.{tenth}"
+        with log.open("wb") as stderr:
+            driver = subprocess.Popen((*command, *flags), stderr=stderr, start_new_session=True)
+            time.sleep(tenth / 10)
+            (os.killpg if everybody else os.kill)(driver.pid, number)
+            assert driver.wait(30) in (0, -number)
+        eventually(lambda group=driver.pid: not members_of(group))
+        assert "Traceback" not in log.read_text()
+        assert "do not load" not in log.read_text()
+
+
+def members_of(group: int) -> list[int]:
+    """Return the processes of a group."""
+    members = []
+    for each in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpgid(int(each.name)) == group:
+                members.append(int(each.name))
+    return members
 
 
 def test_stop_lets_calls_end(start: Callable[..., Driver]) -> None:

@@ -32,6 +32,16 @@ def test_round_trip(cluster: str, pool: int, uuid: str) -> None:
     assert VolumeId.parse(str(volume)) == volume
 
 
+@given(cluster=_clusters, pool=_pools, uuid=_uuids)
+def test_case_of_hex_digits(cluster: str, pool: int, uuid: str) -> None:
+    """Hex digits and the uuid are the same volume's in upper case; a cluster id is not."""
+    lower = str(VolumeId(cluster=cluster, pool=pool, uuid=uuid))
+    head, tail = lower[:10], lower[-54:]
+    volume = VolumeId.parse(f"{head.upper()}{lower[10:-54]}{tail.upper()}")
+    assert volume == VolumeId(cluster=cluster, pool=pool, uuid=uuid)
+    assert volume.uuid == uuid.lower()
+
+
 @given(st.text(max_size=200) | st.text(string.hexdigits + "-", max_size=120))
 def test_garbage(text: str) -> None:
     """Garbage is refused with our own error, and never anything else."""
