@@ -101,6 +101,12 @@ def expect(answer: "Answer", *codes: str, saying: Collection[str] = (), within: 
     The seconds are those of a quiet machine, here as in :func:`poll` and :func:`settle`.
     """
     require(answer.code in codes, " or ".join(codes), answer)
+    token = f"[{answer.reason}]"
+    require(
+        not answer.reason or answer.message.endswith(f" {token}"),
+        f"a message that ends {token}",
+        answer,
+    )
     for words in saying:
         require(words.lower() in answer.message.lower(), f"a message with {words!r}", answer)
     within *= speed.factor()

@@ -91,6 +91,14 @@ class ReadImage:
             image_id = read_image_id(ioctx, self.spec.image)
             return None if image_id is None else read_header(ioctx, image_id).room
 
+    def migrating(self) -> bool:
+        """Tell whether a live migration of the image was prepared and has not ended."""
+        with self._pool(Purpose.READ, "reading the features of") as ioctx:
+            image_id = read_image_id(ioctx, self.spec.image)
+            return image_id is not None and bool(
+                read_header(ioctx, image_id).features & rbd.RBD_FEATURE_MIGRATING
+            )
+
     def watchers(self) -> frozenset[str]:
         """Name the clients, other than rbd-mirror, that have the image open, be it idly."""
         with self._pool(Purpose.READ, "reading who has open") as ioctx:

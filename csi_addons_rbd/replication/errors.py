@@ -164,6 +164,12 @@ class PoolFull(PreconditionFailed):
     reason = "POOL_FULL"
 
 
+class ImageMigrating(PreconditionFailed):
+    """A live migration of the image has not ended; librbd mirrors no such image."""
+
+    reason = "IMAGE_MIGRATING"
+
+
 class ImageHasDependents(PreconditionFailed):
     """A mirrored clone depends on this image."""
 

@@ -313,6 +313,10 @@ class MirroredImage(Protocol):
         """Return how many more snapshots the image may have; ``None`` where there is no limit."""
         ...
 
+    def migrating(self) -> bool:
+        """Tell whether a live migration of the image was prepared and has not ended."""
+        ...
+
     def watchers(self) -> frozenset[str]:
         """Name the clients, other than rbd-mirror, that have the image open, be it idly."""
         ...

@@ -13,6 +13,7 @@ from csi_addons_rbd.replication.errors import (
     NOTHING_TO_DO,
     Flattening,
     ImageChanged,
+    ImageMigrating,
     ImageTorn,
     MirroringDisabling,
     ModeMismatch,
@@ -62,6 +63,8 @@ def enable(image: MirroredImage, view: MirrorView, call: EnableCall, until: Dead
         ModeMismatch: it is on in the other mode.
         MirroringDisabling: it is just being switched off.
         PoolNotMirrored: pool or namespace are not set to mirror single images.
+        ImageMigrating: a live migration of it has not ended.
+        SnapshotLimitReached: there is no room for the first mirror snapshot.
         ParentNotMirrored: the image is a clone whose parent is not mirrored.
         Flattening: it is being made independent of its parent.
     """
@@ -76,6 +79,7 @@ def enable(image: MirroredImage, view: MirrorView, call: EnableCall, until: Dead
         _end_switching(image, view, until)
         return False
     _require_image_mirroring(image)
+    _require_not_migrating(image)
     _settle_parents(image, call)
     with image.lease(until) as leased:
         _require_unchanged(leased, view)
@@ -141,6 +145,16 @@ def _settle_parents(image: MirroredImage, call: EnableCall) -> None:
         raise ParentNotMirrored(
             f"{image.spec} is a clone of {chain}, so it cannot be mirrored by itself; enable "
             "replication of the parent, or set the parameter flattenMode=force"
+        )
+
+
+def _require_not_migrating(image: MirroredImage) -> None:
+    if image.migrating():
+        path = image.spec.path
+        raise ImageMigrating(
+            f"{image.spec} is in the middle of a live migration, and librbd mirrors no such image; "
+            f"end it with 'rbd migration execute {path}' and 'rbd migration commit {path}', or "
+            f"take it back with 'rbd migration abort {path}'; the controller retries by itself"
         )
 
 

@@ -5,6 +5,7 @@ import json
 import struct
 import sys
 import uuid
+from functools import partial
 
 import rbd
 
@@ -98,6 +99,28 @@ def on_a_secondary(stage: Stage) -> None:
     require(not stage.there.schedules(volume), "no schedule", stage.there.schedules(volume))
     refused = stage.there.client.enable(volume.handle, mirroringMode=_OTHER[stage.mode])
     expect(refused, "FAILED_PRECONDITION", saying=("snapshot", "journal"))
+
+
+@case(
+    "enable/migrating",
+    kind=Kind.CONTRACT,
+    row="The request cannot succeed before someone changes the image (migration prepared) → "
+    "FAILED_PRECONDITION, naming the cause and what to change",
+)
+def migrating(stage: Stage) -> None:
+    """Refused in each state of a live migration, by its name; enabled when that is committed."""
+    volume, here = stage.volume(), stage.here
+    with here.site.ioctx() as ioctx:
+        migration = rbd.RBD()
+        migration.migration_prepare(ioctx, volume.image, ioctx, volume.image)
+        for go_on in (migration.migration_execute, migration.migration_commit):
+            refused = here.client.enable(volume.handle, mirroringMode=stage.mode)
+            expect(refused, "FAILED_PRECONDITION", saying=("migration", "rbd migration commit"))
+            require(refused.reason == "IMAGE_MIGRATING", "IMAGE_MIGRATING", refused)
+            require(not here.mirrored(volume), "a volume that is not mirrored", "a mirrored one")
+            go_on(ioctx, volume.image)
+    settle(partial(here.client.enable, volume.handle, mirroringMode=stage.mode))
+    require(here.primary(volume), "a primary", "a secondary")
 
 
 @case(

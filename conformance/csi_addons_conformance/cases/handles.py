@@ -37,13 +37,55 @@ _NO_POOL = 0x0FFF
     modes=SNAPSHOT,
 )
 def malformed(stage: Stage) -> None:
-    """Each way to spoil a handle is INVALID_ARGUMENT, naming volume_id, for each call."""
+    """Each way to spoil a handle is INVALID_ARGUMENT, naming volume_id, for each call but one."""
     good = handle_of(stage.here.site, str(uuid.uuid4()))
     for handle in _spoilt(good, stage.here.site.cluster_id):
         expect(stage.here.client.info(handle), "INVALID_ARGUMENT", saying=("volume_id",))
     for method in METHODS:
-        answer = stage.here.client.call(method, good[:-1])
-        expect(answer, "INVALID_ARGUMENT", saying=("volume_id",), within=5)
+        if method != "DisableVolumeReplication":
+            answer = stage.here.client.call(method, good[:-1])
+            expect(answer, "INVALID_ARGUMENT", saying=("volume_id",), within=5)
+
+
+@case(
+    "handles/malformed-disable",
+    kind=Kind.CONTRACT,
+    row="Malformed → INVALID_ARGUMENT; for Disable alone NOT_FOUND when it cannot be a handle of "
+    "any version (nothing was ever enabled under it, and the controller must be able to let go "
+    "of it); an unknown version stays INVALID_ARGUMENT",
+    modes=SNAPSHOT,
+)
+def malformed_disable(stage: Stage) -> None:
+    """What can be no handle is NOT_FOUND; a handle of another version is INVALID_ARGUMENT."""
+    good = handle_of(stage.here.site, str(uuid.uuid4()))
+    for handle in (*_spoilt(good, stage.here.site.cluster_id), "cafe-0001-data"):
+        answer = stage.here.client.disable(handle)
+        if handle.startswith("0002-"):
+            expect(answer, "INVALID_ARGUMENT", saying=("volume_id",))
+        else:
+            expect(answer, "NOT_FOUND", saying=("volume_id",))
+            require(answer.reason == "NEVER_ENABLED", "NEVER_ENABLED", answer)
+
+
+@case(
+    "handles/upper-case",
+    kind=Kind.CONTRACT,
+    row="Hex digits and the uuid are compared without regard to case",
+)
+def upper_case(stage: Stage) -> None:
+    """The same volume, whichever way its uuid and pool id are written, for each call."""
+    volume, client = stage.volume(), stage.here.client
+    shouted = f"{volume.handle[:-53]}{volume.handle[-53:].upper()}"
+    require(shouted != volume.handle, "a uuid with letters", volume.handle)
+    expect(client.enable(shouted, mirroringMode=stage.mode), "OK")
+    require(stage.here.mirrored(volume), "a mirrored volume", "one that is not")
+    expect(client.promote(shouted), "OK")
+    settle(lambda: client.demote(shouted))
+    settle(lambda: client.promote(shouted, force=True))
+    expect(client.resync(shouted), "FAILED_PRECONDITION")
+    expect(client.destination(shouted), "OK")
+    expect(client.disable(shouted), "OK")
+    require(not stage.here.mirrored(volume), "a volume without mirroring", "a mirrored one")
 
 
 def _spoilt(good: str, cluster: str) -> Iterator[str]:
