@@ -106,7 +106,7 @@ def test_classes_have_parameters_that_the_driver_accepts(path: Path) -> None:
     assert path.stem.endswith(mode)
     planned = parameters.schedule(ours, mode)
     assert (planned is not None) == (mode is MirroringMode.SNAPSHOT)
-    assert (mode is MirroringMode.SNAPSHOT) or "schedulingInterval" not in ours
+    assert "schedulingInterval" in ours, "the controller would ask for the last sync once an hour"
     parameters.choice(ours, "flattenMode", FlattenMode.NEVER)
     parameters.choice(ours, "resyncMode", parameters.ResyncMode.SPLIT_BRAIN)
     parameters.flag(ours, "force")

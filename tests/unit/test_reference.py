@@ -34,6 +34,14 @@ def test_errors_page_lists_every_reason_with_its_code_and_whether_it_lasts() -> 
     assert page == code
 
 
+def test_errors_page_says_who_acts_and_what_looks_closer() -> None:
+    """At night nobody searches: each reason has its meaning, its reader, and a command or a log."""
+    for reason, _, _, meaning, who, closer in rows("errors.md"):
+        assert len(meaning) > 15, reason
+        assert re.match(r"nobody|(storage|cluster) administrator|whoever|see those", who), reason
+        assert re.search(r"`[a-z]\w+ [^`]+`|`csi_\w+`|driver's log|see those", closer), reason
+
+
 def test_parameters_page_lists_every_parameter_and_flag() -> None:
     """Defaults of flags are those of the program."""
     page = {row[0].strip("`"): row[1].strip("`") for row in rows("parameters.md")}

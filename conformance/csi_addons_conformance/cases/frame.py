@@ -140,13 +140,14 @@ def parameters(stage: Stage) -> None:
 def reason_tokens(stage: Stage) -> None:
     """Every error bears a token in capitals and one domain; equal errors bear equal tokens."""
     volume, client = stage.volume(), stage.here.client
-    answers = [client.call(method, "nonsense") for method in METHODS]
+    malformed = [each for each in METHODS if each != "DisableVolumeReplication"]
+    answers = [client.call(method, "nonsense") for method in malformed]
     answers += [client.promote(volume.handle), client.demote(volume.handle)]
     answers += [client.info(volume.handle), client.call("DemoteVolume", volume.handle, secrets={})]
     for answer in answers:
         require(answer.reason and answer.reason.isupper(), "a reason token", answer)
     require(len({each.domain for each in answers}) == 1, "one domain", answers)
-    require(len({each.reason for each in answers[: len(METHODS)]}) == 1, "one token", answers)
+    require(len({each.reason for each in answers[: len(malformed)]}) == 1, "one token", answers)
 
 
 @case(
