@@ -134,7 +134,8 @@ def parameters(stage: Stage) -> None:
 @case(
     "frame/reason-tokens",
     kind=Kind.CONTRACT,
-    row="Attach a stable reason token (google.rpc.ErrorInfo, domain = driver name)",
+    row="The message ends with the reason token in brackets; also attach it as error detail "
+    "(google.rpc.ErrorInfo, domain = driver name)",
     modes=SNAPSHOT,
 )
 def reason_tokens(stage: Stage) -> None:
@@ -146,6 +147,9 @@ def reason_tokens(stage: Stage) -> None:
     answers += [client.info(volume.handle), client.call("DemoteVolume", volume.handle, secrets={})]
     for answer in answers:
         require(answer.reason and answer.reason.isupper(), "a reason token", answer)
+        token = f"[{answer.reason}]"
+        require(answer.message.endswith(f" {token}"), f"a message that ends {token}", answer)
+        require(answer.message.count(token) == 1, f"{token} once", answer)
     require(len({each.domain for each in answers}) == 1, "one domain", answers)
     require(len({each.reason for each in answers[: len(malformed)]}) == 1, "one token", answers)
 
