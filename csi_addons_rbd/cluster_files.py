@@ -4,29 +4,45 @@
 Key names are matched without regard to case, as Go does and as Rook relies on
 (``ClusterIDMapping``); unknown keys and nulls are ignored. Keys that are data, such as cluster
 ids and pool names, keep their case.
+
+A part that cannot be read is left out and named; everything beside it stays in use. What it may
+have said is kept as a doubt: where a volume may lie there, its absence elsewhere proves nothing.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final, TypeGuard
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from csi_addons_rbd.config import CONFIG_FILE, MAPPING_FILE
-
-_POOL_MAX: Final = 2**63 - 1
-
-
-class MalformedFileError(Exception):
-    """A file is not what it should be; the text names the entry and the key."""
+from csi_addons_rbd.json_values import (
+    MalformedFileError,
+    as_list,
+    folded,
+    is_text,
+    malformed,
+    pool_id,
+    pool_of,
+    raw_table,
+    short,
+    table,
+    text_of,
+    whole_list,
+)
+from csi_addons_rbd.monitors import ACCEPTED, parse_monitors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Destination:
     """Where a cluster's volumes are mirrored to: ``replicationDestination``."""
 
-    cluster: str
+    cluster: str = ""
     """``remoteClusterID``; empty when it is missing."""
-    pools: Mapping[str, int]
+    pools: Mapping[str, int] = field(default_factory=dict)
     """Pool id over there, by the pool's name here."""
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """What is wrong with the ids of other pools, by the pool's name here."""
+    fault: str = ""
+    """Why none of it can be used; empty when it can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +50,26 @@ class Cluster:
     """One entry of config.json."""
 
     monitors: tuple[str, ...]
-    """As librados takes them; empty while the operator has not filled them in yet."""
+    """As librados takes them; empty while the entry cannot be used."""
     namespace: str
     """RADOS namespace; empty for the default one."""
     destination: Destination | None
+    doubt: str = ""
+    """Why this entry, or one before it with the same id, cannot be used; empty when they can."""
+    broken: bool = False
+    """Whether somebody must mend that entry; false for one that is not filled in yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigFile:
+    """config.json."""
+
+    clusters: Mapping[str, Cluster]
+    """By their ids."""
+    faults: tuple[str, ...]
+    """Everything that was left out."""
+    nameless: tuple[str, ...]
+    """Those of them whose cluster id cannot be read: it may be any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,148 +80,200 @@ class SitePairs:
     pools: tuple[tuple[int, int], ...]
 
 
-def parse_config(content: object) -> Mapping[str, Cluster]:
-    """Read config.json; of two entries with one id the first counts, as in ceph-csi.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """A part of cluster-mapping.json that was left out."""
+
+    fault: str
+    clusters: frozenset[str] | None = None
+    """The clusters that it is about; ``None`` when that cannot be read."""
+    pools: frozenset[int] = frozenset()
+    """What can be read of a pair of pools."""
+
+    def concerns(self, cluster: str, pool: int, *, mapped: bool) -> bool:
+        """Tell whether it may have said where a pool is mapped to.
+
+        ``mapped`` says whether another part tells it already.
+        """
+        if self.clusters is None:
+            return True
+        return cluster in self.clusters and (pool in self.pools or not mapped)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MappingFile:
+    """cluster-mapping.json."""
+
+    entries: tuple[SitePairs, ...] = ()
+    gaps: tuple[Gap, ...] = ()
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Everything that was left out."""
+        return tuple(each.fault for each in self.gaps)
+
+
+def parse_config(content: object) -> ConfigFile:
+    """Read config.json; of two usable entries with one id the first counts, as in ceph-csi.
 
     Raises:
-        MalformedFileError: naming entry and key.
+        MalformedFileError: it is no list.
     """
     clusters: dict[str, Cluster] = {}
-    for number, item in enumerate(_list(content, CONFIG_FILE), 1):
+    faults: list[str] = []
+    nameless: list[str] = []
+    for number, item in enumerate(whole_list(content, CONFIG_FILE), 1):
         where = f"{CONFIG_FILE}, entry {number}"
-        entry = _folded(item, where)
-        name = _text(entry, "clusterID", where)
-        if not name:
-            raise _malformed(where, "clusterID", "a text that is not empty", name)
+        try:
+            entry = folded(item, where)
+            name = _name(entry, where)
+        except MalformedFileError as exc:
+            nameless.append(str(exc))
+            continue
         where = f"{where} ({name})"
-        rbd = _table(entry, "rbd", where)
-        cluster = Cluster(
-            monitors=_texts(entry, "monitors", where),
-            namespace=_text(rbd, "radosNamespace", f"{where}, rbd"),
-            destination=_destination(entry, where),
-        )
-        clusters.setdefault(name, cluster)
-    return clusters
+        cluster = _cluster(entry, where, faults)
+        earlier = clusters.get(name)
+        if earlier is None:
+            clusters[name] = cluster
+        elif cluster.monitors and not earlier.monitors:
+            clusters[name] = replace(cluster, doubt=earlier.doubt, broken=earlier.broken)
+        elif cluster != earlier:
+            faults.append(f"{where}: an earlier entry has this clusterID, and counts")
+    return ConfigFile(clusters=clusters, faults=(*nameless, *faults), nameless=tuple(nameless))
 
 
-def parse_mapping(content: object) -> tuple[SitePairs, ...]:
+def parse_mapping(content: object) -> MappingFile:
     """Read cluster-mapping.json.
 
     Raises:
-        MalformedFileError: naming entry and key.
+        MalformedFileError: it is no list.
     """
-    return tuple(
-        _site_pairs(item, f"{MAPPING_FILE}, entry {number}")
-        for number, item in enumerate(_list(content, MAPPING_FILE), 1)
+    gaps: list[Gap] = []
+    entries = tuple(
+        _site_pairs(item, f"{MAPPING_FILE}, entry {number}", gaps)
+        for number, item in enumerate(whole_list(content, MAPPING_FILE), 1)
+    )
+    return MappingFile(entries=entries, gaps=tuple(gaps))
+
+
+# --- one entry of config.json -------------------------------------------------------------
+
+
+def _name(entry: Mapping[str, Any], where: str) -> str:
+    name = text_of(entry, "clusterID", where)
+    if not name:
+        raise malformed(where, "clusterID", "a text that is not empty", name)
+    return name
+
+
+def _cluster(entry: Mapping[str, Any], where: str, faults: list[str]) -> Cluster:
+    """Read an entry as far as it can be read, and note what cannot."""
+    namespace = ""
+    try:
+        monitors = _monitors(entry, where, faults)
+        namespace = text_of(table(entry, "rbd", where), "radosNamespace", f"{where}, rbd")
+    except MalformedFileError as exc:
+        # without its namespace an image would be looked for, or found, in the wrong one
+        faults.append(str(exc))
+        monitors, doubt = (), str(exc)
+    else:
+        doubt = "" if monitors else f"{where} has no monitors yet"
+    return Cluster(
+        monitors=monitors,
+        namespace=namespace,
+        destination=_destination(entry, where, faults),
+        doubt=doubt,
+        broken=doubt in faults,
     )
 
 
-def _destination(entry: Mapping[str, Any], where: str) -> Destination | None:
+def _monitors(entry: Mapping[str, Any], where: str, faults: list[str]) -> tuple[str, ...]:
+    """Return those that can be read; none when there are none.
+
+    Raises:
+        MalformedFileError: there are some, and none can be read.
+    """
+    where = f"{where}: monitors"
+    values = as_list(entry.get("monitors"), where)
+    found = parse_monitors(value for value in values if is_text(value))
+    wrong = [f"{short(value)} is no text" for value in values if not is_text(value)]
+    wrong += found.faults
+    if found.texts or not wrong:
+        faults += (f"{where}: {fault}" for fault in wrong)
+        return found.texts
+    raise MalformedFileError(
+        f"{where} cannot be read: {'; '.join(wrong[:3])}; accepted are {ACCEPTED}"
+    )
+
+
+def _destination(entry: Mapping[str, Any], where: str, faults: list[str]) -> Destination | None:
+    """Read it as far as it can be read: nothing but the question for it depends on it."""
     if entry.get("replicationdestination") is None:
         return None
-    found = _table(entry, "replicationDestination", where)
-    where = f"{where}, replicationDestination"
-    pools = _raw_table(_table(found, "rbd", where), "remotePoolMapping", where)
-    return Destination(
-        cluster=_text(found, "remoteClusterID", where),
-        pools={
-            pool: _pool(
-                _folded(value, f"{where}, {pool}").get("poolid"), f"{where}, {pool}", "poolID"
-            )
-            for pool, value in pools.items()
-        },
-    )
-
-
-def _site_pairs(item: object, where: str) -> SitePairs:
-    entry = _folded(item, where)
-    clusters = _raw_table(entry, "clusterIDMapping", where)
-    for name in (*clusters, *clusters.values()):
-        if not _is_text(name):
-            raise _malformed(where, "clusterIDMapping", "texts", name)
-    key = "RBDPoolIDMapping"
-    return SitePairs(
-        clusters=tuple(clusters.items()),
-        pools=tuple(
-            (_pool(one, where, key), _pool(other, where, key))
-            for pairs in _list(entry.get(key.lower()), f"{where}: {key}")
-            for one, other in _object(pairs, f"{where}, {key}").items()
-        ),
-    )
-
-
-# --- readers of one JSON value ------------------------------------------------------------
-
-
-def _malformed(where: str, key: str, accepted: str, found: object) -> MalformedFileError:
-    return MalformedFileError(f"{where}: {key} must be {accepted}, not {_short(found)}")
-
-
-def _short(found: object) -> str:
-    text = repr(found)
-    return text if len(text) <= 60 else f"{text[:60]}…"  # noqa: PLR2004 - what fits a line
-
-
-def _object(value: object, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise MalformedFileError(f"{where} must be an object, not {_short(value)}")
-    return value
-
-
-def _folded(value: object, where: str) -> dict[str, Any]:
-    return {key.lower(): each for key, each in _object(value, where).items()}
-
-
-def _raw_table(entry: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
-    value = entry.get(key.lower())
-    return {} if value is None else _object(value, f"{where}: {key}")
-
-
-def _table(entry: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
-    return _folded(_raw_table(entry, key, where), where)
-
-
-def _list(value: object, where: str) -> list[Any]:
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise MalformedFileError(f"{where} must be a list, not {_short(value)}")
-    return value
-
-
-def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
-    value = entry.get(key.lower())
-    if value is None:
-        return ""
-    if not _is_text(value):
-        raise _malformed(where, key, "a text", value)
-    return value.strip()
-
-
-def _texts(entry: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
-    values = _list(entry.get(key.lower()), f"{where}: {key}")
-    for value in values:
-        if not _is_text(value):
-            raise _malformed(where, key, "a list of texts", value)
-    return tuple(stripped for value in values if (stripped := value.strip()))
-
-
-def _is_text(value: object) -> TypeGuard[str]:
-    """Tell a text that handles and Ceph can hold; JSON also spells NUL and half surrogate pairs."""
-    return isinstance(value, str) and "\0" not in value and _encodes(value)
-
-
-def _encodes(text: str) -> bool:
+    unreadable: dict[str, str] = {}
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        found = table(entry, "replicationDestination", where)
+        where = f"{where}, replicationDestination"
+        cluster = text_of(found, "remoteClusterID", where)
+        named = raw_table(table(found, "rbd", where), "remotePoolMapping", where)
+        pools = dict(_remote_pools(named, where, unreadable))
+    except MalformedFileError as exc:
+        faults.append(str(exc))
+        return Destination(fault=str(exc))
+    faults += unreadable.values()
+    return Destination(cluster=cluster, pools=pools, unreadable=unreadable)
 
 
-def _pool(value: object, where: str, key: str) -> int:
-    text = str(value) if type(value) is int else value
-    digits = isinstance(text, str) and text.isascii() and text.isdecimal()
-    if not digits or len(str(text)) > len(str(_POOL_MAX)) or int(str(text)) > _POOL_MAX:
-        raise _malformed(where, key, "pool ids in decimal digits", value)
-    return int(str(text))
+def _remote_pools(
+    named: Mapping[str, Any], where: str, unreadable: dict[str, str]
+) -> Iterator[tuple[str, int]]:
+    for pool, value in named.items():
+        try:
+            inside = f"{where}, {short(pool)}"
+            yield pool, pool_of(folded(value, inside).get("poolid"), inside, "poolID")
+        except MalformedFileError as exc:
+            unreadable[pool] = str(exc)
+
+
+# --- one entry of cluster-mapping.json ----------------------------------------------------
+
+
+def _site_pairs(item: object, where: str, gaps: list[Gap]) -> SitePairs:
+    """Read an entry as far as it can be read, and note what cannot."""
+    try:
+        entry = folded(item, where)
+        named = raw_table(entry, "clusterIDMapping", where)
+    except MalformedFileError as exc:
+        gaps.append(Gap(fault=str(exc)))
+        return SitePairs(clusters=(), pools=())
+    clusters = tuple(pair for pair in named.items() if all(map(is_text, pair)))
+    gaps += (
+        Gap(fault=str(malformed(where, "clusterIDMapping", "texts", dict([pair]))))
+        for pair in named.items()
+        if pair not in clusters
+    )
+    about = frozenset(name for pair in clusters for name in pair)
+    try:
+        pools = tuple(_pool_pairs(entry, where, about, gaps))
+    except MalformedFileError as exc:
+        gaps.append(Gap(fault=str(exc), clusters=about))
+        pools = ()
+    return SitePairs(clusters=clusters, pools=pools)
+
+
+def _pool_pairs(
+    entry: Mapping[str, Any], where: str, about: frozenset[str], gaps: list[Gap]
+) -> Iterator[tuple[int, int]]:
+    key = "RBDPoolIDMapping"
+    for pairs in as_list(entry.get(key.lower()), f"{where}: {key}"):
+        if not isinstance(pairs, dict):
+            fault = f"{where}, {key} must hold objects, not {short(pairs)}"
+            gaps.append(Gap(fault=fault, clusters=about))
+            continue
+        for pair in pairs.items():
+            known = tuple(pool for pool in map(pool_id, pair) if pool is not None)
+            if len(known) == len(pair):
+                yield known[0], known[1]
+                continue
+            fault = str(malformed(where, key, "pool ids in decimal digits", dict([pair])))
+            gaps.append(Gap(fault=fault, clusters=about, pools=frozenset(known)))

@@ -106,6 +106,12 @@ class Metrics:
             ("file",),
             registry=self.registry,
         )
+        self.config_entries_ignored = Gauge(
+            "csi_addons_rbd_config_entries_ignored",
+            "Parts of a configuration file that cannot be read and are left out.",
+            ("file",),
+            registry=self.registry,
+        )
         self.volumes = VolumeMetrics()
         self.registry.register(self.volumes)
         Info("csi_addons_rbd_build", "What is running.", registry=self.registry).info(
@@ -150,6 +156,7 @@ class Metrics:
         """Create the series of these configuration files at zero."""
         for file in files:
             self.config_reload_failures.labels(file)
+            self.config_entries_ignored.labels(file)
 
     def serve(self, address: Address) -> int:
         """Serve the metrics over HTTP from a thread, and return the port.

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final, TypeAlias
 
+from csi_addons_rbd.json_values import short
+
 ACCEPTED: Final = (
     "10.0.0.1:6789, v2:10.0.0.1:3300, [v2:10.0.0.1:3300,v1:10.0.0.1:6789], [::1]:6789 "
     "or a DNS name in place of the address"
@@ -244,9 +246,3 @@ def _ip6(text: str) -> str:
     if address.ipv4_mapped is not None:
         return _ip4(str(address.ipv4_mapped))
     return "" if address.is_unspecified or address.scope_id else str(address)
-
-
-def short(text: str) -> str:
-    """Return a text as a message may show it."""
-    shown = repr(text)
-    return shown if len(shown) <= 60 else f"{shown[:60]}…"  # noqa: PLR2004 - what fits a line

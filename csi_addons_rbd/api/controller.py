@@ -13,23 +13,28 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from csi_addons_rbd._proto import replication_pb2 as pb
 from csi_addons_rbd._proto import replication_pb2_grpc
 from csi_addons_rbd.api import requests
-from csi_addons_rbd.clusters import ClusterMap
+from csi_addons_rbd.clusters import ClusterMap, Leads
 from csi_addons_rbd.recent_answers import RecentAnswers
 from csi_addons_rbd.replication.calls import (
     Answer,
     Call,
     InfoCall,
     Located,
+    PromoteCall,
     ReplicationInfo,
     Resynced,
 )
 from csi_addons_rbd.replication.errors import (
     NOTHING_TO_DO,
+    ClusterEntryUnusable,
+    ClusterNotConfigured,
     DeadlineExceeded,
     InternalError,
     NotFound,
     PreconditionFailed,
+    PromotionBarred,
     SyncInfoMissing,
+    VolumeNotFound,
 )
 from csi_addons_rbd.volume_metrics import VolumeMetrics
 from csi_addons_rbd.worker_process import Wait
@@ -150,7 +155,26 @@ class Controller(replication_pb2_grpc.ControllerServicer):
             raise DeadlineExceeded(
                 f"the caller's deadline was over before the call began; {NOTHING_TO_DO}"
             )
-        return self._answers.ask(call, self._clusters.places(call.volume), wait)
+        leads = self._leads(call)
+        try:
+            return self._answers.ask(call, leads.places, wait)
+        except VolumeNotFound as exc:
+            if not leads.doubt:
+                raise
+            # NOT_FOUND would let the controller forget a volume that may well be there
+            raise ClusterNotConfigured(
+                f"{exc.message}; it may lie elsewhere, since a part of the configuration cannot be "
+                f"used: {leads.doubt}; mend that"
+            ) from exc
+
+    def _leads(self, call: Call) -> Leads:
+        try:
+            return self._clusters.leads(call.volume)
+        except ClusterEntryUnusable as exc:
+            if isinstance(call, PromoteCall):
+                # the controller would answer FAILED_PRECONDITION with a force
+                raise PromotionBarred(exc.message) from exc
+            raise
 
 
 def _expect(kind: type[_Kind], answer: Answer) -> _Kind:

@@ -170,6 +170,12 @@ class ImageMigrating(PreconditionFailed):
     reason = "IMAGE_MIGRATING"
 
 
+class ClusterEntryUnusable(PreconditionFailed):
+    """The handle leads to an entry of config.json that cannot be read: somebody must mend it."""
+
+    reason = "CLUSTER_ENTRY_UNUSABLE"
+
+
 class ImageHasDependents(PreconditionFailed):
     """A mirrored clone depends on this image."""
 
@@ -357,7 +363,7 @@ class MirrorDaemonDown(Unavailable):
 
 
 class PromotionBarred(Unavailable):
-    """Somebody must change the image first; forcing meets the same obstacle."""
+    """Somebody must change the image, or the configuration; forcing meets the same obstacle."""
 
     reason = "PROMOTION_BARRED"
 

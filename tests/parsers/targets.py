@@ -5,7 +5,6 @@ Whatever comes must end in a value or in the error that is meant for it; any oth
 any assertion, is a finding.
 """
 
-import json
 import struct
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -20,7 +19,8 @@ with atheris.instrument_imports(include=["csi_addons_rbd"]):
     from csi_addons_rbd.ceph.encoding import structure
     from csi_addons_rbd.ceph.encoding import text as string
     from csi_addons_rbd.ceph.resync_records import parse_record
-    from csi_addons_rbd.cluster_files import MalformedFileError, parse_config, parse_mapping
+    from csi_addons_rbd.cluster_files import parse_config, parse_mapping
+    from csi_addons_rbd.json_values import MalformedFileError, decode
     from csi_addons_rbd.replication.calls import MirroringMode
     from csi_addons_rbd.replication.errors import (
         CephFailure,
@@ -56,8 +56,8 @@ def handle(data: bytes) -> None:
 def config_files(data: bytes) -> None:
     """Read either file, as the driver does."""
     for parse in (parse_config, parse_mapping):
-        with suppress(MalformedFileError, ValueError, RecursionError):
-            parse(json.loads(data))
+        with suppress(MalformedFileError, ValueError):
+            parse(decode(data))
 
 
 def description(data: bytes) -> None:

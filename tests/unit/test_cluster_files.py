@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from csi_addons_rbd.cluster_files import (
     Cluster,
     Destination,
-    MalformedFileError,
     SitePairs,
     parse_config,
     parse_mapping,
 )
+from csi_addons_rbd.json_values import MalformedFileError, decode
 
 
 def test_config_as_operators_write_it() -> None:
@@ -30,18 +30,45 @@ def test_config_as_operators_write_it() -> None:
         },
         {"clusterID": "empty", "monitors": None, "rbd": None, "replicationDestination": None},
     ]
-    assert parse_config(content) == {
+    found = parse_config(content)
+    assert found.clusters == {
         "rook": Cluster(
-            monitors=("10.0.0.1:6789", "10.0.0.2:6789"), namespace="tenant", destination=None
+            monitors=("v1:10.0.0.1:6789", "v1:10.0.0.2:6789"),
+            namespace="tenant",
+            destination=None,
         ),
-        "empty": Cluster(monitors=(), namespace="", destination=None),
+        "empty": Cluster(
+            monitors=(),
+            namespace="",
+            destination=None,
+            doubt="config.json, entry 2 (empty) has no monitors yet",
+        ),
     }
+    # as Rook writes it at first
+    assert not found.faults
 
 
 def test_first_entry_wins() -> None:
     """Of two entries with one id the first counts, as in ceph-csi."""
-    content = [{"clusterID": "a", "monitors": ["one"]}, {"clusterID": "a", "monitors": ["two"]}]
-    assert parse_config(content)["a"].monitors == ("one",)
+    content = [{"clusterID": "a", "monitors": ["v1:one"]}, {"clusterID": "a", "monitors": ["two"]}]
+    found = parse_config([content[0], *content])
+    assert found.clusters["a"].monitors == ("v1:one:6789",)
+    assert found.faults == (
+        "config.json, entry 3 (a): an earlier entry has this clusterID, and counts",
+    )
+
+
+def test_first_usable_entry_wins() -> None:
+    """What is wrong with one before it stays a doubt."""
+    content = [
+        {"clusterID": "a", "monitors": ["x:y"]},
+        {"clusterID": "a", "monitors": ["v1:two"], "rbd": {"radosNamespace": "n"}},
+    ]
+    found = parse_config(content)
+    assert found.clusters["a"].monitors == ("v1:two:6789",)
+    assert found.clusters["a"].namespace == "n"
+    assert found.clusters["a"].doubt == found.faults[0]
+    assert "entry 1 (a): monitors" in found.faults[0]
 
 
 def test_destination() -> None:
@@ -56,7 +83,7 @@ def test_destination() -> None:
             },
         }
     ]
-    assert parse_config(content)["a"].destination == Destination(
+    assert parse_config(content).clusters["a"].destination == Destination(
         cluster="b", pools={"Pool": 12, "pool": 3}
     )
 
@@ -67,66 +94,182 @@ def test_mapping_as_rook_writes_it() -> None:
         {"ClusterIDMapping": {"a": "b"}, "RBDPoolIDMapping": [{"1": "2", "11": "12"}, {"3": "4"}]},
         {"clusterIDMapping": None, "RBDPoolIDMapping": None, "CephFSFscIDMapping": [{"1": "2"}]},
     ]
-    assert parse_mapping(content) == (
+    assert parse_mapping(content).entries == (
         SitePairs(clusters=(("a", "b"),), pools=((1, 2), (11, 12), (3, 4))),
         SitePairs(clusters=(), pools=()),
     )
 
 
+_GOOD = {"clusterID": "good", "monitors": ["v1:10.0.0.1"]}
+
+
 @pytest.mark.parametrize(
-    ("content", "named"),
+    ("bad", "named"),
     [
-        ({"clusterID": "a"}, "config.json must be a list"),
-        (["a"], "config.json, entry 1 must be an object"),
-        ([{"clusterID": "a"}, {"monitors": []}], "entry 2: clusterID"),
-        ([{"clusterID": 7}], "entry 1: clusterID"),
-        ([{"clusterID": "a", "monitors": "m"}], "entry 1 (a): monitors"),
-        ([{"clusterID": "a", "monitors": [1]}], "entry 1 (a): monitors"),
-        ([{"clusterID": "a", "rbd": []}], "entry 1 (a): rbd"),
-        ([{"clusterID": "a", "rbd": {"radosNamespace": 1}}], "entry 1 (a), rbd: radosNamespace"),
+        ("a", "entry 1 must be an object"),
+        (None, "entry 1 must be an object"),
+        ({"monitors": []}, "entry 1: clusterID"),
+        ({"clusterID": None}, "entry 1: clusterID"),
+        ({"clusterID": 7}, "entry 1: clusterID"),
+        ({"clusterID": "half a pair \ud800"}, "entry 1: clusterID"),
+        ({"clusterID": "a", "monitors": "m"}, "entry 1 (a): monitors"),
+        ({"clusterID": "a", "monitors": {}}, "entry 1 (a): monitors"),
+        ({"clusterID": "a", "monitors": [1]}, "entry 1 (a): monitors"),
+        ({"clusterID": "a", "monitors": ["\udfff"]}, "entry 1 (a): monitors"),
+        ({"clusterID": "a", "monitors": ["v3:x"]}, "entry 1 (a): monitors"),
+        ({"clusterID": "a", "monitors": ["v1:m"], "rbd": []}, "entry 1 (a): rbd"),
         (
-            [
-                {
-                    "clusterID": "a",
-                    "replicationDestination": {
-                        "rbd": {"remotePoolMapping": {"p": {"poolID": "x"}}}
-                    },
-                }
-            ],
-            "entry 1 (a), replicationDestination, p: poolID",
+            {"clusterID": "a", "monitors": ["v1:m"], "rbd": {"radosNamespace": 1}},
+            "entry 1 (a), rbd: radosNamespace",
         ),
-        ([{"clusterID": "half a pair \ud800"}], "entry 1: clusterID"),
-        ([{"clusterID": "a", "monitors": ["\udfff"]}], "entry 1 (a): monitors"),
-        ([{"clusterID": "a", "rbd": {"radosNamespace": "x\0"}}], "rbd: radosNamespace"),
+        ({"clusterID": "a", "rbd": {"radosNamespace": "x\0"}}, "rbd: radosNamespace"),
     ],
 )
-def test_malformed_config(content: object, named: str) -> None:
-    """An error names file, entry and key."""
-    with pytest.raises(MalformedFileError) as caught:
-        parse_config(content)
-    assert named in str(caught.value)
+def test_a_bad_entry_costs_itself(bad: dict[str, object], named: str) -> None:
+    """It is named, by entry and key; the others are in use."""
+    for content in ([bad, _GOOD], [bad, _GOOD, bad]):
+        found = parse_config(content)
+        assert named in found.faults[0]
+        assert found.clusters["good"].monitors == ("v1:10.0.0.1:6789",)
+        assert not found.clusters["good"].doubt
+        assert bool(found.nameless) is ("a" not in found.clusters)
+        if "a" in found.clusters:
+            assert not found.clusters["a"].monitors
+            assert found.clusters["a"].broken
+            assert named in found.clusters["a"].doubt
+
+
+def test_a_bad_monitor_costs_itself() -> None:
+    """The entry is used with the others, and leaves no doubt."""
+    found = parse_config([{"clusterID": "a", "monitors": [7, "v1:m", "v3:x", None]}])
+    assert found.clusters["a"].monitors == ("v1:m:6789",)
+    assert not found.clusters["a"].doubt
+    assert len(found.faults) == 3
 
 
 @pytest.mark.parametrize(
-    ("content", "named"),
+    "destination",
     [
-        ({}, "cluster-mapping.json must be a list"),
-        ([{"clusterIDMapping": ["a"]}], "entry 1: clusterIDMapping"),
-        ([{"clusterIDMapping": {"a": 1}}], "entry 1: clusterIDMapping"),
-        ([{"clusterIDMapping": {"a": "half a pair \ud800"}}], "entry 1: clusterIDMapping"),
-        ([{"clusterIDMapping": {"\udfff": "a"}}], "entry 1: clusterIDMapping"),
-        ([{"RBDPoolIDMapping": {"1": "2"}}], "entry 1: RBDPoolIDMapping"),
-        ([{"RBDPoolIDMapping": [{"1": "two"}]}], "entry 1: RBDPoolIDMapping"),
-        ([{"RBDPoolIDMapping": [{"1": "-2"}]}], "entry 1: RBDPoolIDMapping"),
-        ([{"RBDPoolIDMapping": [{"1": "9" * 30}]}], "entry 1: RBDPoolIDMapping"),
-        ([{"RBDPoolIDMapping": [{"1": True}]}], "entry 1: RBDPoolIDMapping"),
+        7,
+        [],
+        {"remoteClusterID": 1},
+        {"remoteClusterID": "b", "rbd": "x"},
+        {"remoteClusterID": "b", "rbd": {"remotePoolMapping": [1]}},
     ],
 )
-def test_malformed_mapping(content: object, named: str) -> None:
-    """An error names file, entry and key."""
-    with pytest.raises(MalformedFileError) as caught:
-        parse_mapping(content)
-    assert named in str(caught.value)
+def test_a_bad_destination_costs_itself(destination: object) -> None:
+    """The cluster is in use without any doubt."""
+    found = parse_config([_GOOD | {"replicationDestination": destination}])
+    cluster = found.clusters["good"]
+    assert cluster.monitors
+    assert not cluster.doubt
+    assert cluster.destination is not None
+    assert (cluster.destination.fault,) == found.faults
+
+
+def test_a_bad_pool_of_a_destination_costs_itself() -> None:
+    """The others are in use."""
+    pools = {"p": {"poolID": "N/A"}, "q": {"poolID": "3"}, "r": 7}
+    remote = {"remoteClusterID": "b", "rbd": {"remotePoolMapping": pools}}
+    found = parse_config([_GOOD | {"replicationDestination": remote}])
+    destination = found.clusters["good"].destination
+    assert destination is not None
+    assert (destination.pools, destination.fault) == ({"q": 3}, "")
+    assert list(destination.unreadable) == ["p", "r"]
+    assert tuple(destination.unreadable.values()) == found.faults
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"clusterID": "a", "clusterid": null, "monitors": ["v1:m"], "Monitors": null}]',
+        '[{"clusterID": "a", "clusterID": null, "monitors": ["v1:m"], "monitors": null}]',
+        '[{"CLUSTERID": null, "clusterID": "a", "MONITORS": null, "monitors": ["v1:m"]}]',
+    ],
+)
+def test_a_null_never_stands_for_a_value(text: str) -> None:
+    """Whichever comes first, and whether or not the keys differ in case."""
+    found = parse_config(decode(text.encode()))
+    assert found.clusters["a"].monitors == ("v1:m:6789",)
+    assert not found.faults
+
+
+@pytest.mark.parametrize("depth", [70, 2000, 100_000])
+def test_deep_nesting_costs_its_entry(depth: int) -> None:
+    """And nothing at all under a key that nobody reads."""
+    deep = "[" * depth + "]" * depth
+    text = (
+        f'[{deep}, {{"clusterID": "a", "monitors": ["v1:m", {deep}], "x": {{"]": {deep}}}}}, '
+        f'{{"clusterID": "b", "monitors": ["v1:m"], "rbd": {{"radosNamespace": {deep}}}}}]'
+    )
+    found = parse_config(decode(text.encode()))
+    assert found.clusters["a"].monitors == ("v1:m:6789",)
+    assert found.clusters["b"].broken
+    assert len(found.faults) == 3
+
+
+def test_a_number_that_is_too_long_costs_its_entry() -> None:
+    """Python refuses to read more than 4,300 digits."""
+    found = parse_mapping(decode(b'[{"RBDPoolIDMapping": [{"1": %s, "2": 3}]}]' % (b"7" * 5000)))
+    assert found.entries[0].pools == ((2, 3),)
+    assert len(found.faults) == 1
+
+
+_PAIRS = {"clusterIDMapping": {"a": "b"}, "RBDPoolIDMapping": [{"1": "2"}]}
+
+
+@pytest.mark.parametrize("bad", [7, "x", None, [], {"clusterIDMapping": ["a"]}])
+def test_a_bad_entry_of_the_mapping_costs_itself(bad: object) -> None:
+    """It may have been about any cluster."""
+    found = parse_mapping([_PAIRS, bad, _PAIRS])
+    assert [each.pools for each in found.entries] == [((1, 2),), (), ((1, 2),)]
+    assert [each.clusters for each in found.gaps] == [None]
+    assert "cluster-mapping.json, entry 2" in found.faults[0]
+
+
+@pytest.mark.parametrize(
+    "bad", [{"c": 1}, {"c": "half a pair \ud800"}, {"\udfff": "c"}, {"c": None}]
+)
+def test_a_bad_pair_of_clusters_costs_itself(bad: dict[str, object]) -> None:
+    """The other pairs of its entry are in use."""
+    found = parse_mapping([_PAIRS | {"clusterIDMapping": {"a": "b", **bad, "d": "e"}}])
+    assert found.entries[0].clusters == (("a", "b"), ("d", "e"))
+    assert [each.clusters for each in found.gaps] == [None]
+
+
+@pytest.mark.parametrize("bad", ["two", "N/A", "-2", "", "9" * 30, True, None, 1.5, [], -1, 10**19])
+def test_a_bad_pair_of_pools_costs_itself(bad: object) -> None:
+    """The other pairs of its object and of its entry are in use."""
+    pools = [{"1": "2", "3": bad, "5": 6}, {"7": "8"}]
+    found = parse_mapping([_PAIRS | {"RBDPoolIDMapping": pools}])
+    assert found.entries[0].pools == ((1, 2), (5, 6), (7, 8))
+    (gap,) = found.gaps
+    assert (gap.clusters, gap.pools) == (frozenset("ab"), frozenset([3]))
+
+
+@pytest.mark.parametrize("bad", [{"1": "2"}, "x", 7])
+def test_bad_pools_leave_a_gap_for_their_clusters(bad: object) -> None:
+    """An object in place of a list is not guessed at."""
+    found = parse_mapping([_PAIRS | {"RBDPoolIDMapping": bad}, _PAIRS])
+    assert [each.pools for each in found.entries] == [(), ((1, 2),)]
+    assert [each.clusters for each in found.gaps] == [frozenset("ab")]
+
+
+def test_what_a_gap_concerns() -> None:
+    """A pair of pools of which one is known concerns that one, and whatever is mapped nowhere."""
+    (gap,) = parse_mapping([_PAIRS | {"RBDPoolIDMapping": [{"3": "N/A"}]}]).gaps
+    assert gap.concerns("a", 3, mapped=True)
+    assert gap.concerns("b", 9, mapped=False)
+    assert not gap.concerns("a", 1, mapped=True)
+    assert not gap.concerns("c", 3, mapped=False)
+
+
+@pytest.mark.parametrize("content", [{}, None, "x", 7, {"clusterID": "a"}])
+def test_a_file_that_is_no_list(content: object) -> None:
+    """Is refused as a whole: the last good version stays in use."""
+    for parse, file in ((parse_config, "config.json"), (parse_mapping, "cluster-mapping.json")):
+        with pytest.raises(MalformedFileError, match=f"{file} must be a list"):
+            parse(content)
 
 
 _json = st.recursive(
@@ -150,4 +293,5 @@ def test_any_json_is_read_or_refused(content: object) -> None:
     """Whatever stands in a file, the only error is the one that names what is wrong."""
     for parse in (parse_config, parse_mapping):
         with contextlib.suppress(MalformedFileError):
-            parse(content)
+            found = parse(content)
+            assert all(found.faults)

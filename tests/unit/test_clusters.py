@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import structlog
 from prometheus_client import generate_latest
 
 from csi_addons_rbd.clusters import ClusterMap
 from csi_addons_rbd.metrics import Metrics
-from csi_addons_rbd.replication.errors import ClusterNotConfigured
+from csi_addons_rbd.replication.errors import ClusterEntryUnusable, ClusterNotConfigured
 from csi_addons_rbd.replication.volume_id import VolumeId
 
 UUID = "11111111-2222-3333-4444-555555555555"
@@ -55,7 +56,7 @@ def handle(cluster: str, pool: int) -> VolumeId:
 
 def spots(clusters: ClusterMap, volume: VolumeId) -> list[tuple[str, int]]:
     """Return the places of a volume, shortened."""
-    return [(place.cluster, place.pool) for place in clusters.places(volume)]
+    return [(place.cluster, place.pool) for place in clusters.leads(volume).places]
 
 
 def test_own_place_first(load: Load) -> None:
@@ -63,8 +64,8 @@ def test_own_place_first(load: Load) -> None:
     clusters = load(
         [entry("a", rbd={"radosNamespace": "ns"}), entry("b")], [pairs({"a": "b"}, {"1": "2"})]
     )
-    own, mapped = clusters.places(handle("a", 1))
-    assert (own.cluster, own.pool, own.namespace, own.monitors) == ("a", 1, "ns", ("a:6789",))
+    own, mapped = clusters.leads(handle("a", 1)).places
+    assert (own.cluster, own.pool, own.namespace, own.monitors) == ("a", 1, "ns", ("v1:a:6789",))
     assert (mapped.cluster, mapped.pool, mapped.namespace) == ("b", 2, "")
 
 
@@ -103,7 +104,7 @@ def test_not_configured(load: Load) -> None:
     """The error names the cluster and both files."""
     clusters = load([entry("a")])
     with pytest.raises(ClusterNotConfigured) as caught:
-        clusters.places(handle("zz", 1))
+        clusters.leads(handle("zz", 1))
     for part in ("'zz'", "config.json", "cluster-mapping.json"):
         assert part in caught.value.message
 
@@ -112,7 +113,7 @@ def test_cluster_without_monitors(load: Load) -> None:
     """An entry whose monitors are not filled in yet is not configured yet; others are."""
     clusters = load([{"clusterID": "a", "monitors": []}, entry("b")])
     with pytest.raises(ClusterNotConfigured):
-        clusters.places(handle("a", 1))
+        clusters.leads(handle("a", 1))
     assert spots(clusters, handle("b", 1)) == [("b", 1)]
 
 
@@ -166,12 +167,118 @@ def test_destination_without_cluster(load: Load) -> None:
         there(clusters, "a", 1)
 
 
+# --- parts that cannot be read ------------------------------------------------------------
+
+
+def doubt(clusters: ClusterMap, volume: VolumeId) -> str:
+    """Return why the absence of a volume would prove nothing."""
+    return clusters.leads(volume).doubt
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"clusterID": "a", "monitors": ["v3:x"]},
+        {"clusterID": "a", "monitors": "10.0.0.1"},
+        {"clusterID": "a", "monitors": ["10.0.0.1"], "rbd": {"radosNamespace": 7}},
+    ],
+)
+def test_a_candidate_that_cannot_be_used(load: Load, bad: dict[str, object]) -> None:
+    """The others are used, and it leaves a doubt; alone, it is named: somebody must mend it."""
+    mapping = [pairs({"a": "b"}, {"1": "2"})]
+    clusters = load([bad, entry("b"), entry("c")], mapping)
+    for volume in (handle("a", 1), handle("b", 2)):
+        assert spots(clusters, volume) == [("b", 2)]
+        assert "config.json, entry 1 (a)" in doubt(clusters, volume)
+    assert not doubt(clusters, handle("c", 1))
+    assert not doubt(clusters, handle("b", 7))
+    for clusters in (load([bad, entry("c")], mapping), load([bad], [])):
+        with pytest.raises(ClusterEntryUnusable, match=r"config\.json, entry 1 \(a\)"):
+            clusters.leads(handle("a", 1))
+
+
+def test_a_candidate_without_monitors_yet(load: Load) -> None:
+    """It leaves a doubt, too, but nobody must mend it."""
+    config = [{"clusterID": "a", "monitors": []}, entry("b")]
+    clusters = load(config, [pairs({"a": "b"}, {"1": "2"})])
+    assert spots(clusters, handle("a", 1)) == [("b", 2)]
+    assert "no monitors yet" in doubt(clusters, handle("a", 1))
+
+
+def test_an_entry_that_nobody_can_name(load: Load) -> None:
+    """It may be that of any cluster that is missing, and of none that is there."""
+    clusters = load([7, entry("b")], [pairs({"a": "b"}, {"1": "2"}), pairs({"b": "b"}, {"3": "4"})])
+    assert spots(clusters, handle("a", 1)) == [("b", 2)]
+    assert "entry 1 must be an object" in doubt(clusters, handle("a", 1))
+    assert not doubt(clusters, handle("b", 3))
+    with pytest.raises(ClusterNotConfigured, match="entry 1 must be an object"):
+        clusters.leads(handle("z", 1))
+
+
+def test_a_part_of_the_mapping_that_cannot_be_read(load: Load) -> None:
+    """Whom it may be about is told; nobody is failed."""
+    clusters = load(
+        [entry("a"), entry("b"), entry("c")], [pairs({"a": "b"}, {"1": "2", "3": "N/A"})]
+    )
+    assert spots(clusters, handle("a", 1)) == [("a", 1), ("b", 2)]
+    assert spots(clusters, handle("a", 3)) == [("a", 3)]
+    assert not doubt(clusters, handle("a", 1))
+    assert "'N/A'" in doubt(clusters, handle("a", 3))
+    assert "'N/A'" in doubt(clusters, handle("b", 9))
+    assert not doubt(clusters, handle("c", 3))
+    with pytest.raises(ClusterNotConfigured, match="N/A"):
+        there(clusters, "a", 3)
+    assert there(clusters, "a", 1) == ("b", 2)
+
+
+def test_a_destination_that_cannot_be_read(load: Load) -> None:
+    """It is not guessed, and nothing else is the worse for it."""
+    remote = {
+        "remoteClusterID": "b",
+        "rbd": {"remotePoolMapping": {"replicapool": {"poolID": "N/A"}}},
+    }
+    for found in (remote, 7):
+        clusters = load([entry("a", replicationDestination=found)], [pairs({"a": "b"}, {"1": "2"})])
+        assert spots(clusters, handle("a", 1)) == [("a", 1)]
+        assert not doubt(clusters, handle("a", 1))
+        with pytest.raises(ClusterEntryUnusable, match="replicationDestination"):
+            there(clusters, "a", 1)
+
+
+def test_what_is_left_out_is_counted_and_logged_once(
+    load: Load, tmp_path: Path, metrics: Metrics
+) -> None:
+    """Until the file is whole again."""
+    with structlog.testing.capture_logs() as logged:
+        clusters = load([7, entry("a"), 8], [pairs({"a": "b"}, {"1": "N/A"})])
+        for _ in range(3):
+            clusters.leads(handle("a", 1))
+    told = [each["why"] for each in logged if each["log_level"] == "error"]
+    assert len(told) == 3
+    assert "config.json, entry 3 must be an object, not 8" in told
+    assert ignored(metrics, "config.json") == 2
+    assert ignored(metrics, "cluster-mapping.json") == 1
+    assert failures(metrics, "config.json") == 0
+    (tmp_path / "config.json").write_text(json.dumps([entry("a")]))
+    clusters.leads(handle("a", 1))
+    assert ignored(metrics, "config.json") == 0
+
+
 # --- files that change --------------------------------------------------------------------
 
 
 def failures(metrics: Metrics, file: str) -> float:
     """Return how often a change of this file could not be used."""
-    name = f'csi_addons_rbd_config_reload_failures_total{{file="{file}"}}'
+    return sample(metrics, f'csi_addons_rbd_config_reload_failures_total{{file="{file}"}}')
+
+
+def ignored(metrics: Metrics, file: str) -> float:
+    """Return how many parts of this file are left out."""
+    return sample(metrics, f'csi_addons_rbd_config_entries_ignored{{file="{file}"}}')
+
+
+def sample(metrics: Metrics, name: str) -> float:
+    """Return a value of a scrape."""
     text = generate_latest(metrics.registry).decode()
     return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(name))
 
@@ -200,7 +307,7 @@ def test_configmap_swap(tmp_path: Path, metrics: Metrics) -> None:
     assert clusters.names == ("two",)
 
 
-@pytest.mark.parametrize("broken", ["", "[{", '[{"clusterID": 1}]', "\udcff", "[" * 100_000])
+@pytest.mark.parametrize("broken", ["", " \n", "[{", "{}", "null", "\udcff", "[" * 100_000])
 def test_broken_file_keeps_the_last_good_version(
     load: Load, tmp_path: Path, metrics: Metrics, broken: str
 ) -> None:
@@ -210,6 +317,7 @@ def test_broken_file_keeps_the_last_good_version(
     (tmp_path / "config.json").write_text(broken, errors="surrogateescape")
     for _ in range(3):
         assert spots(clusters, handle("a", 1)) == [("a", 1)]
+    assert "config.json" in clusters.leads(handle("a", 1)).doubt
     assert failures(metrics, "config.json") == 1
     (tmp_path / "config.json").write_text(whole.replace('"a"', '"b"'))
     assert spots(clusters, handle("b", 1)) == [("b", 1)]
@@ -228,19 +336,29 @@ def test_config_that_comes_later(load: Load, tmp_path: Path) -> None:
     clusters = load()
     assert not clusters.loaded
     with pytest.raises(ClusterNotConfigured, match="No such file"):
-        clusters.places(handle("a", 1))
+        clusters.leads(handle("a", 1))
     (tmp_path / "config.json").write_text(json.dumps([entry("a")]))
     assert clusters.loaded
     assert spots(clusters, handle("a", 1)) == [("a", 1)]
 
 
-def test_mapping_that_was_never_readable(load: Load, tmp_path: Path) -> None:
-    """With an unreadable mapping, absence in one cluster proves nothing: no place is given."""
-    (tmp_path / "cluster-mapping.json").write_text("[{")
+@pytest.mark.parametrize("broken", ["", "{}", "[{", "null", '{"clusterIDMapping": {"a": "b"}}'])
+def test_mapping_that_was_never_readable(
+    load: Load, tmp_path: Path, metrics: Metrics, broken: str
+) -> None:
+    """It fails no volume of a cluster that is right, but absence there proves nothing."""
+    (tmp_path / "cluster-mapping.json").write_text(broken)
     clusters = load([entry("a")])
     assert clusters.loaded
+    assert spots(clusters, handle("a", 1)) == [("a", 1)]
+    doubt = clusters.leads(handle("a", 1)).doubt
+    assert "cluster-mapping.json" in doubt
+    assert "nothing is in use" in doubt
+    assert failures(metrics, "cluster-mapping.json") == 1
     with pytest.raises(ClusterNotConfigured, match=r"cluster-mapping\.json"):
-        clusters.places(handle("a", 1))
+        there(clusters, "a", 1)
+    (tmp_path / "cluster-mapping.json").write_text("[]")
+    assert not clusters.leads(handle("a", 1)).doubt
 
 
 def test_mapping_may_go(load: Load, tmp_path: Path) -> None:
@@ -249,5 +367,6 @@ def test_mapping_may_go(load: Load, tmp_path: Path) -> None:
     clusters = load([entry("a"), entry("b")], content)
     (tmp_path / "cluster-mapping.json").unlink()
     assert spots(clusters, handle("a", 1)) == [("a", 1), ("b", 2)]
+    assert "last good version" in clusters.leads(handle("a", 1)).doubt
     (tmp_path / "cluster-mapping.json").write_text("[]")
     assert spots(clusters, handle("a", 1)) == [("a", 1)]

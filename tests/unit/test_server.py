@@ -569,6 +569,60 @@ def test_stop_with_a_hung_call(start: Callable[..., Driver], environ: dict[str, 
     assert not Path(f"/proc/{worker}").exists()
 
 
+@pytest.mark.parametrize(
+    ("config", "mapping", "named"),
+    [
+        ([{"clusterID": "a", "monitors": ["v3:x"]}], [{"a": "here"}, {"1": "2"}], "entry 2 (a)"),
+        ([{"clusterID": "a", "monitors": []}], [{"a": "here"}, {"1": "2"}], "no monitors yet"),
+        ([7], [{"a": "here"}, {"1": "2"}], "entry 2 must be an object"),
+        ([], [{"a": "here"}, {"1": "2", "2": "N/A"}], "'N/A'"),
+        ([], None, "cluster-mapping.json"),
+    ],
+)
+def test_a_part_that_cannot_be_read_forbids_to_say_absent(
+    start: Callable[..., Driver], tmp_path: Path, config: list[Any], mapping: Any, named: str
+) -> None:
+    """NOT_FOUND on Disable would have the controller drop the finalizers of a living image."""
+    here = {"clusterID": "here", "monitors": ["here:6789"]}
+    (tmp_path / "config.json").write_text(json.dumps([here, *config]))
+    files = {"cluster-mapping.json": "{}"}
+    if mapping is not None:
+        clusters, pools = mapping
+        entry = {"clusterIDMapping": clusters, "RBDPoolIDMapping": [pools]}
+        files["cluster-mapping.json"] = json.dumps([entry])
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    driver = start().started()
+    volume = ("a", 1) if config else ("here", 2)
+    request = replication_pb2.DisableVolumeReplicationRequest(**fields(volume[1], volume[0]))
+    with pytest.raises(grpc.RpcError) as caught:
+        driver.controller.DisableVolumeReplication(request, timeout=10)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert named in caught.value.details()
+    assert "nothing on cluster here" in caught.value.details()
+    # what is there is served
+    answered = replication_pb2.DisableVolumeReplicationRequest(**fields(Pool.ANSWER))
+    driver.controller.DisableVolumeReplication(answered, timeout=10)
+
+
+def test_an_entry_that_somebody_must_mend(start: Callable[..., Driver], tmp_path: Path) -> None:
+    """It is no reason to force a promotion, to which FAILED_PRECONDITION would lead."""
+    bad = [{"clusterID": "here", "monitors": ["v3:x"]}]
+    (tmp_path / "config.json").write_text(json.dumps(bad))
+    stub = start().started().controller
+    promote = replication_pb2.PromoteVolumeRequest(**fields())
+    demote = replication_pb2.DemoteVolumeRequest(**fields())
+    for call, request, code in (
+        (stub.PromoteVolume, promote, grpc.StatusCode.UNAVAILABLE),
+        (stub.DemoteVolume, demote, grpc.StatusCode.FAILED_PRECONDITION),
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            call(request, timeout=10)
+        assert caught.value.code() is code
+        assert "config.json, entry 1 (here): monitors" in caught.value.details()
+        assert "'v3:x'" in caught.value.details()
+
+
 def test_probe_command(start: Callable[..., Driver], tmp_path: Path) -> None:
     """``probe`` says 0 when ready, else 1 and why, on one line."""
     command = (sys.executable, "-m", "csi_addons_rbd", "probe", "--timeout", "3", "--endpoint")
