@@ -226,7 +226,7 @@ _SERVE: Final = (
         read=_count,
         accepted=_IN_WHOLE_SECONDS,
         default="5",
-        help="seconds to wait for a cluster's monitors",
+        help="seconds to connect to a cluster, with the lookup of its monitors' names",
     ),
     _Option(
         flag="--read-timeout",

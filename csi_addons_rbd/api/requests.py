@@ -5,9 +5,6 @@ Everything wrong with a request itself is found here, before any cluster is aske
 names the field, what came and what is accepted, and never shows a secret.
 """
 
-import base64
-import math
-import struct
 from collections.abc import Mapping
 from typing import Final, Protocol
 
@@ -15,8 +12,8 @@ from google.protobuf.message import Message
 
 from csi_addons_rbd._proto import replication_pb2 as pb
 from csi_addons_rbd.api.parameters import ResyncMode, choice, flag, known, schedule, short
+from csi_addons_rbd.api.secret import credentials
 from csi_addons_rbd.replication.calls import (
-    Credentials,
     DemoteCall,
     DestinationCall,
     DisableCall,
@@ -31,7 +28,6 @@ from csi_addons_rbd.replication.errors import (
     InvalidHandle,
     InvalidRequest,
     NeverEnabled,
-    Unauthenticated,
     UnknownHandleVersion,
     Unsupported,
 )
@@ -39,10 +35,6 @@ from csi_addons_rbd.replication.volume_id import VolumeId
 
 _LOGGED: Final = 200
 """Characters of a handle in the log; a well-formed one has 131 at most."""
-_KEY_HEAD: Final = struct.Struct("<HIIH")
-"""Head of a cephx key: kind, seconds and nanoseconds of its making, length of what follows."""
-_KEY_LEAST: Final = {1: 16, 2: 32}
-"""Bytes of an AES key, and of an AES256 key (Ceph 20)."""
 
 
 class _Sourced(Protocol):
@@ -61,7 +53,7 @@ def enable(request: pb.EnableVolumeReplicationRequest) -> EnableCall:
     mode = choice(parameters, "mirroringMode", MirroringMode.SNAPSHOT)
     return EnableCall(
         volume=_volume(request),
-        credentials=_credentials(request.secrets),
+        credentials=credentials(request.secrets),
         mode=mode,
         schedule=schedule(parameters, mode),
         flatten=choice(parameters, "flattenMode", FlattenMode.NEVER),
@@ -78,7 +70,7 @@ def disable(request: pb.DisableVolumeReplicationRequest) -> DisableCall:
         raise
     except InvalidHandle as exc:  # for ever: the controller could never let go of it
         raise NeverEnabled(f"{exc.message}; no replication was ever enabled under it") from exc
-    return DisableCall(volume=volume, credentials=_credentials(request.secrets), force=force)
+    return DisableCall(volume=volume, credentials=credentials(request.secrets), force=force)
 
 
 def promote(request: pb.PromoteVolumeRequest) -> PromoteCall:
@@ -87,7 +79,7 @@ def promote(request: pb.PromoteVolumeRequest) -> PromoteCall:
     mode = choice(parameters, "mirroringMode", MirroringMode.SNAPSHOT)
     return PromoteCall(
         volume=_volume(request),
-        credentials=_credentials(request.secrets),
+        credentials=credentials(request.secrets),
         force=request.force,
         schedule=schedule(parameters, mode),
     )
@@ -96,7 +88,7 @@ def promote(request: pb.PromoteVolumeRequest) -> PromoteCall:
 def demote(request: pb.DemoteVolumeRequest) -> DemoteCall:
     """Read a DemoteVolume request."""
     known(request.parameters)
-    return DemoteCall(volume=_volume(request), credentials=_credentials(request.secrets))
+    return DemoteCall(volume=_volume(request), credentials=credentials(request.secrets))
 
 
 def resync(request: pb.ResyncVolumeRequest) -> ResyncCall:
@@ -105,7 +97,7 @@ def resync(request: pb.ResyncVolumeRequest) -> ResyncCall:
     mode = choice(parameters, "resyncMode", ResyncMode.SPLIT_BRAIN)
     return ResyncCall(
         volume=_volume(request),
-        credentials=_credentials(request.secrets),
+        credentials=credentials(request.secrets),
         force=request.force,
         always=mode is ResyncMode.ALWAYS,
     )
@@ -113,12 +105,12 @@ def resync(request: pb.ResyncVolumeRequest) -> ResyncCall:
 
 def info(request: pb.GetVolumeReplicationInfoRequest) -> InfoCall:
     """Read a GetVolumeReplicationInfo request."""
-    return InfoCall(volume=_volume(request), credentials=_credentials(request.secrets))
+    return InfoCall(volume=_volume(request), credentials=credentials(request.secrets))
 
 
 def destination(request: pb.GetReplicationDestinationInfoRequest) -> DestinationCall:
     """Read a GetReplicationDestinationInfo request."""
-    return DestinationCall(volume=_volume(request), credentials=_credentials(request.secrets))
+    return DestinationCall(volume=_volume(request), credentials=credentials(request.secrets))
 
 
 def named_in(request: Message) -> dict[str, str]:
@@ -155,38 +147,3 @@ def _volume(request: _Sourced) -> VolumeId:
             "PersistentVolume"
         )
     return VolumeId.parse(new or old)
-
-
-def _credentials(secrets: Mapping[str, str]) -> Credentials:
-    """Return the cephx user and key, without what an editor left around them."""
-    user, key = secrets.get("userID", "").strip(), secrets.get("userKey", "").strip()
-    missing = [name for name, value in (("userID", user), ("userKey", key)) if not value]
-    if missing:
-        raise Unauthenticated(
-            f"the secret has no {' and no '.join(missing)}; both userID and userKey are needed"
-        )
-    if user.startswith("client.") or not user.isprintable() or " " in user:
-        raise Unauthenticated(
-            "userID of the secret is not the name of a cephx user; accepted is the name without "
-            "'client.' and without spaces"
-        )
-    if not _is_cephx_key(key):
-        raise Unauthenticated(
-            "userKey of the secret is not a cephx key; accepted is the base64 text that "
-            "'ceph auth get-key' prints"
-        )
-    return Credentials(user=user, key=key)
-
-
-def _is_cephx_key(text: str) -> bool:
-    """Tell whether librados can decode a key; one that it cannot, it prints to stderr."""
-    try:
-        raw = base64.b64decode(text, validate=True)
-    except ValueError:
-        return False
-    if len(raw) < _KEY_HEAD.size:
-        return False
-    kind: int
-    length: int
-    kind, _, _, length = _KEY_HEAD.unpack_from(raw)
-    return length >= _KEY_LEAST.get(kind, math.inf) and length == len(raw) - _KEY_HEAD.size

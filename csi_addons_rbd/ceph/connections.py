@@ -23,6 +23,7 @@ from typing import Final
 import rados
 import structlog
 
+from csi_addons_rbd.ceph.dialing import Dialer, Target
 from csi_addons_rbd.ceph.limits import in_background, within
 from csi_addons_rbd.ceph.pulse import LEASH, Objects, Pulse, Use
 from csi_addons_rbd.ceph.translate import translating
@@ -85,7 +86,7 @@ class Connections:
     """The pool. Every method may be called from any thread.
 
     Args:
-        connect_timeout: Bound of one connect, in seconds.
+        connect_timeout: Bound of one connect with the lookup of names, in seconds.
         read_timeout: Bound of one read operation, in seconds.
         idle: A handle unused for this many seconds is shut down.
         left_behind: Addresses of clients whose process died.
@@ -101,7 +102,7 @@ class Connections:
         left_behind: Iterable[str] = (),
         connected: Callable[[], None] = lambda: None,
     ) -> None:
-        self._connect_timeout = connect_timeout
+        self._dialer = Dialer(connect_timeout)
         self._read_timeout = read_timeout
         self._idle = idle
         self._lock = threading.Lock()
@@ -217,31 +218,21 @@ class Connections:
         connection.ready.set_result(cluster)
 
     def _dial(self, key: _Key, name: str) -> rados.Rados:
-        where = f"cluster {name} at {', '.join(key.monitors)}"
-        with translating(f"connecting to {where} as client.{key.user}"):
-            cluster = rados.Rados(rados_id=key.user, conf=self._conf(key))
-            try:
-                cluster.connect()
-            except rados.Error:
-                cluster.shutdown()
-                raise
-        return cluster
+        target = Target(cluster=name, monitors=key.monitors, user=key.user, key=key.key)
+        return self._dialer.dial(target, self._options(key.purpose))
 
-    def _conf(self, key: _Key) -> dict[str, str]:
-        conf = {
-            "mon_host": ",".join(key.monitors),
-            "key": key.key,
-            "client_mount_timeout": str(self._connect_timeout),
+    def _options(self, purpose: Purpose) -> dict[str, str]:
+        options = {
             # librados would print refused authentication into the log stream
             "log_to_stderr": "false",
             "err_to_stderr": "false",
             "log_file": "",
         }
-        if key.purpose is not Purpose.MANAGER:
-            conf["rados_mon_op_timeout"] = str(self._read_timeout)
-        if key.purpose is Purpose.READ:
-            conf["rados_osd_op_timeout"] = str(self._read_timeout)
-        return conf
+        if purpose is not Purpose.MANAGER:
+            options["rados_mon_op_timeout"] = str(self._read_timeout)
+        if purpose is Purpose.READ:
+            options["rados_osd_op_timeout"] = str(self._read_timeout)
+        return options
 
     def _probe(self, place: Place, credentials: Credentials, objects: Objects) -> None:
         """Read some objects, by default what every call reads, too: the mirroring of the place."""

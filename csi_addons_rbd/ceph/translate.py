@@ -58,7 +58,7 @@ _OTHERS: Final = (
 
 def translated(exc: Exception, doing: str) -> DriverError:
     """Return our error for one of Ceph's; ``doing`` says what failed, and where."""
-    number = _errno(exc)
+    number = errno_of(exc)
     kind, advice = _TABLE.get(number, _OTHERS)
     cause = os.strerror(number) if number else type(exc).__name__
     return kind(f"{doing}: {cause} ({errno.errorcode.get(number, 'no errno')}); {advice}")
@@ -73,6 +73,7 @@ def translating(doing: str) -> Iterator[None]:
         raise translated(exc, doing) from exc
 
 
-def _errno(exc: Exception) -> int:
+def errno_of(exc: Exception) -> int:
+    """Return the positive errno of one of Ceph's errors; 0 when it has none."""
     number = getattr(exc, "errno", None)
     return abs(number) if isinstance(number, int) else 0

@@ -23,6 +23,7 @@ import structlog
 from csi_addons_rbd.ceph.connections import Connections
 from csi_addons_rbd.ceph.limits import in_background
 from csi_addons_rbd.ceph.pulse import EVERY, Use
+from csi_addons_rbd.ceph.release import release
 from csi_addons_rbd.ceph.volumes import Volumes
 from csi_addons_rbd.config import Config
 from csi_addons_rbd.logs import configure
@@ -57,22 +58,9 @@ def describe(connection: Connection) -> None:
     librados = rados.Rados(rados_id="version").version()
     librbd = rbd.RBD().version()
     connection.send(
-        f"Ceph {_release()}, librados {librados.major}.{librados.minor}.{librados.extra}, "
+        f"Ceph {release()}, librados {librados.major}.{librados.minor}.{librados.extra}, "
         f"librbd {'.'.join(str(part) for part in librbd)}"
     )
-
-
-def _release() -> str:
-    """Return the release of Ceph's libraries, which no binding tells, such as ``16.2.15``."""
-    loaded = Path("/proc/self/maps").read_text()
-    paths = (line.split()[-1] for line in loaded.splitlines() if "libceph-common.so" in line)
-    try:
-        # C++'s name of: const char *ceph_version_to_str()
-        version = ctypes.CDLL(next(paths))["_Z19ceph_version_to_strv"]
-    except (AttributeError, OSError, StopIteration):
-        return "of unknown release"
-    version.restype = ctypes.c_char_p
-    return str(version().decode())
 
 
 def _silence_librados() -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Protobuf to calls: what is read, and what is refused by name."""
 
+import base64
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -21,6 +22,19 @@ from csi_addons_rbd.replication.errors import (
 
 _HANDLE = "0001-0001-a-0000000000000002-11111111-2222-3333-4444-555555555555"
 _KEY = stand_in.KEY
+_LONG = base64.b64encode(bytes([2, *bytes(9), 90, 0]) + bytes(90)).decode()
+"""A well-formed key that does not fit one line."""
+
+
+def _encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def _wrapped(text: str) -> str:
+    return base64.encodebytes(text.encode()).decode()
+
+
+_TWICE = _encoded(_KEY)
 _SECRETS = {"userID": "csi", "userKey": _KEY}
 
 
@@ -178,27 +192,53 @@ def test_disable_that_names_no_volume() -> None:
         ({"userKey": _KEY}, "no userID"),
         ({"userID": "", "userKey": _KEY}, "no userID"),
         ({"userID": "csi", "userKey": " \n"}, "no userKey"),
-        ({"userID": "client.csi", "userKey": _KEY}, "without 'client.'"),
+        ({"userID": "client.csi", "userKey": _KEY}, "'client.csi'; accepted is 'csi'"),
+        ({"userID": "client.", "userKey": _KEY}, "without 'client.'"),
         ({"userID": "csi\0", "userKey": _KEY}, "userID"),
         ({"userID": "a b", "userKey": _KEY}, "userID"),
-        ({"userID": "csi", "userKey": "not-base64!"}, "userKey"),
-        ({"userID": "csi", "userKey": f"{_KEY}\n{_KEY}"}, "userKey"),
-        ({"userID": "csi", "userKey": f"{_KEY}\0"}, "userKey"),
-        ({"userID": "csi", "userKey": "schlüssel"}, "userKey"),
-        ({"userID": "csi", "userKey": "AQ=="}, "userKey"),
-        ({"userID": "csi", "userKey": _KEY.replace("AQ", "Ag", 1)}, "userKey"),
-        ({"userID": "csi", "userKey": _KEY.replace("AQ", "AA", 1)}, "userKey"),
-        ({"userID": "csi", "userKey": _KEY.replace("ABAA", "AA8A")}, "userKey"),
+        ({"userID": _KEY, "userKey": "csi"}, "userID of the secret is a key"),
+        ({"userID": f"client.{_KEY}", "userKey": _KEY}, "userID of the secret is a key"),
+        ({"userID": _TWICE, "userKey": _KEY}, "userID of the secret is a key"),
+        ({"userID": "csi", "userKey": "not-base64!"}, "not base64"),
+        ({"userID": "csi", "userKey": f"{_KEY}\n{_KEY}"}, "not base64"),
+        ({"userID": "csi", "userKey": f"{_KEY}\0"}, "not base64"),
+        ({"userID": "csi", "userKey": "schlüssel"}, "not base64"),
+        ({"userID": "csi", "userKey": f'"{_KEY}"'}, "not base64"),
+        ({"userID": "csi", "userKey": _KEY * 1000}, "not base64"),
+        ({"userID": "csi", "userKey": "AQ=="}, "too short"),
+        ({"userID": "csi", "userKey": _KEY[:20]}, "a part of one"),
+        ({"userID": "csi", "userKey": _KEY.replace("AQ", "Ag", 1)}, "fewer bytes"),
+        ({"userID": "csi", "userKey": _KEY.replace("AQ", "AA", 1)}, "of type 0"),
+        ({"userID": "csi", "userKey": _KEY.replace("AQ", "Aw", 1)}, "of type 3"),
+        ({"userID": "csi", "userKey": _KEY.replace("ABAA", "AA8A")}, "a part of one"),
         ({"userID": "csi", "userKey": f"{_KEY[:-4]}AAAA"}, "userKey"),
+        ({"userID": "csi", "userKey": f"[client.csi]\n\tkey = {_KEY}"}, "is a keyring"),
+        ({"userID": "csi", "userKey": f"key = {_KEY}"}, "is a keyring"),
+        ({"userID": "csi", "userKey": _TWICE}, "encoded twice"),
+        ({"userID": "csi", "userKey": _encoded(f"{_KEY}\n")}, "encoded twice"),
+        ({"userID": "csi", "userKey": _wrapped(_LONG)}, "encoded twice"),
+        ({"userID": "csi", "userKey": _encoded(f" {_KEY[:20]}\r\n{_KEY[20:]} ")}, "encoded twice"),
+        ({"userID": "csi", "userKey": _encoded(_TWICE)}, "encoded 3 times"),
+        ({"userID": "csi", "userKey": _encoded(_LONG)}, "encoded twice"),
     ],
 )
 def test_bad_secret(secrets: Mapping[str, str], named: str) -> None:
-    """What is wrong with the secret is named; what it holds is not shown."""
+    """What is wrong with the secret is named; the key is not shown."""
     request = pb.DemoteVolumeRequest(replication_source=source(), secrets=secrets)
     with pytest.raises(Unauthenticated) as caught:
         requests.demote(request)
     assert named in caught.value.message
-    assert not any(value.strip() and value in caught.value.message for value in secrets.values())
+    shown = [value for value in secrets.values() if value.strip() and value in caught.value.message]
+    assert shown in ([], ["client."], ["client.csi"])
+    assert _KEY[:20] not in caught.value.message
+
+
+@pytest.mark.parametrize("key", ["AQAAAAAAAAAAABAA\nc29tZSBzZWNyZXQgc2FsdA==\r\n", " {} ", "{}\n"])
+def test_a_key_with_blanks_and_line_breaks(key: str) -> None:
+    """As editors and ``base64`` leave them; it is the same key, and one connection."""
+    secrets = {"userID": "csi", "userKey": key.format(_KEY)}
+    call = requests.demote(pb.DemoteVolumeRequest(replication_source=source(), secrets=secrets))
+    assert call.credentials.key == _KEY
 
 
 def test_trailing_newline() -> None:
