@@ -21,6 +21,7 @@ with atheris.instrument_imports(include=["csi_addons_rbd"]):
     from csi_addons_rbd.ceph.resync_records import parse_record
     from csi_addons_rbd.cluster_files import parse_config, parse_mapping
     from csi_addons_rbd.json_values import MalformedFileError, decode
+    from csi_addons_rbd.monitors import parse_monitors
     from csi_addons_rbd.replication.calls import MirroringMode
     from csi_addons_rbd.replication.errors import (
         CephFailure,
@@ -54,10 +55,26 @@ def handle(data: bytes) -> None:
 
 
 def config_files(data: bytes) -> None:
-    """Read either file, as the driver does."""
-    for parse in (parse_config, parse_mapping):
-        with suppress(MalformedFileError, ValueError):
-            parse(decode(data))
+    """Read either file, as the driver does; what librados gets of monitors is sound."""
+    with suppress(MalformedFileError, ValueError):
+        parse_mapping(decode(data))
+    with suppress(MalformedFileError, ValueError):
+        for cluster in parse_config(decode(data)).clusters.values():
+            _require_sound(cluster.monitors)
+
+
+def monitors(data: bytes) -> None:
+    """Read the monitors of one cluster, one text a line."""
+    _require_sound(parse_monitors(_text(data).splitlines()).texts)
+
+
+def _require_sound(texts: tuple[str, ...]) -> None:
+    """Read monitors once more: nothing is left out, no address stands twice, or too many."""
+    again = parse_monitors(texts)
+    assert again.texts == texts
+    assert not again.faults
+    members = [each.strip("[]") for text in texts for each in text.split(",")]
+    assert len(set(members)) == len(members) <= 64
 
 
 def description(data: bytes) -> None:
@@ -145,6 +162,7 @@ TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {
     for each in (
         handle,
         config_files,
+        monitors,
         description,
         journal,
         image,
@@ -165,6 +183,19 @@ SEEDS: Final[Mapping[str, tuple[bytes, ...]]] = {
             b'{"p": {"poolID": "1"}}}}}]'
         ),
         b'[{"ClusterIDMapping": {"a": "b"}, "RBDPoolIDMapping": [{"1": "2"}]}]',
+        (
+            b'[{}, 7, {"clusterID": "a", "clusterid": null, '
+            b'"monitors": ["[v2:1.2.3.4:3300/0,v1:[::1]]", 7]}]'
+        ),
+        (
+            b'[{"clusterIDMapping": {"a": 7, "b": "c"}, '
+            b'"RBDPoolIDMapping": [{"1": "N/A", "2": 3}, 7]}]'
+        ),
+    ),
+    "monitors": (
+        b"[v2:1.2.3.4:3300/0,v1:1.2.3.4:6789/0] any:1.2.3.4;[::1]:6789",
+        b"mon.example.com:6789,[v2:[::ffff:1.2.3.4]:3300,[v2:a,v1:b],],v1:1.2.3.4:0",
+        b"127.0.0.1\n[v2:127.0.0.1:3300\nv1:127.0.0.1:6789]",
     ),
     "description": (
         (
