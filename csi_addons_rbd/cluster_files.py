@@ -11,7 +11,7 @@ have said is kept as a doubt: where a volume may lie there, its absence elsewher
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from csi_addons_rbd.config import CONFIG_FILE, MAPPING_FILE
 from csi_addons_rbd.json_values import (
@@ -29,6 +29,9 @@ from csi_addons_rbd.json_values import (
     whole_list,
 )
 from csi_addons_rbd.monitors import ACCEPTED, parse_monitors
+
+_TOLD: Final = 3
+"""Faults that one message tells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +120,7 @@ def parse_config(content: object) -> ConfigFile:
     """Read config.json; of two usable entries with one id the first counts, as in ceph-csi.
 
     Raises:
-        MalformedFileError: it is no list.
+        MalformedFileError: it is no list, or none of its entries can be read.
     """
     clusters: dict[str, Cluster] = {}
     faults: list[str] = []
@@ -139,6 +142,8 @@ def parse_config(content: object) -> ConfigFile:
             clusters[name] = replace(cluster, doubt=earlier.doubt, broken=earlier.broken)
         elif cluster != earlier:
             faults.append(f"{where}: an earlier entry has this clusterID, and counts")
+    if nameless and not clusters:
+        raise _nothing_readable(nameless)
     return ConfigFile(clusters=clusters, faults=(*nameless, *faults), nameless=tuple(nameless))
 
 
@@ -146,14 +151,21 @@ def parse_mapping(content: object) -> MappingFile:
     """Read cluster-mapping.json.
 
     Raises:
-        MalformedFileError: it is no list.
+        MalformedFileError: it is no list, or none of its entries can be read.
     """
     gaps: list[Gap] = []
     entries = tuple(
         _site_pairs(item, f"{MAPPING_FILE}, entry {number}", gaps)
         for number, item in enumerate(whole_list(content, MAPPING_FILE), 1)
     )
+    if gaps and not any(entry.clusters or entry.pools for entry in entries):
+        raise _nothing_readable([gap.fault for gap in gaps])
     return MappingFile(entries=entries, gaps=tuple(gaps))
+
+
+def _nothing_readable(faults: list[str]) -> MalformedFileError:
+    more = f"; {len(faults) - _TOLD} faults more" if len(faults) > _TOLD else ""
+    return MalformedFileError(f"no entry can be read: {'; '.join(faults[:_TOLD])}{more}")
 
 
 # --- one entry of config.json -------------------------------------------------------------
@@ -202,7 +214,7 @@ def _monitors(entry: Mapping[str, Any], where: str, faults: list[str]) -> tuple[
         faults += (f"{where}: {fault}" for fault in wrong)
         return found.texts
     raise MalformedFileError(
-        f"{where} cannot be read: {'; '.join(wrong[:3])}; accepted are {ACCEPTED}"
+        f"{where} cannot be read: {'; '.join(wrong[:_TOLD])}; accepted are {ACCEPTED}"
     )
 
 

@@ -307,7 +307,9 @@ def test_configmap_swap(tmp_path: Path, metrics: Metrics) -> None:
     assert clusters.names == ("two",)
 
 
-@pytest.mark.parametrize("broken", ["", " \n", "[{", "{}", "null", "\udcff", "[" * 100_000])
+@pytest.mark.parametrize(
+    "broken", ["", " \n", "[{", "{}", "null", '[{"clusterID": 1}]', "[7]", "\udcff", "[" * 100_000]
+)
 def test_broken_file_keeps_the_last_good_version(
     load: Load, tmp_path: Path, metrics: Metrics, broken: str
 ) -> None:
@@ -342,7 +344,9 @@ def test_config_that_comes_later(load: Load, tmp_path: Path) -> None:
     assert spots(clusters, handle("a", 1)) == [("a", 1)]
 
 
-@pytest.mark.parametrize("broken", ["", "{}", "[{", "null", '{"clusterIDMapping": {"a": "b"}}'])
+@pytest.mark.parametrize(
+    "broken", ["", "{}", "[{", "null", "[7]", '{"clusterIDMapping": {"a": "b"}}']
+)
 def test_mapping_that_was_never_readable(
     load: Load, tmp_path: Path, metrics: Metrics, broken: str
 ) -> None:
