@@ -52,6 +52,10 @@ def _fault_of_user(user: str, key: str) -> str:
     name = user.removeprefix("client.")
     if _encodings(name) or (_encodings(key) and key in user):
         return "userID of the secret is a key; accepted is the name of a cephx user"
+    if user.endswith("=") and _SHOWABLE.fullmatch(
+        (_decoded(user) or b"").decode(errors="replace").strip()
+    ):
+        return "userID of the secret is encoded twice with base64; accepted is the name itself"
     if name != user and _SHOWABLE.fullmatch(name):
         return f"userID of the secret is {user!r}; accepted is {name!r}, without 'client.'"
     if name == user and user.isprintable() and " " not in user:

@@ -76,10 +76,7 @@ class Dialer:
             "key": target.key,
             "client_mount_timeout": str(left),
         }
-        late = ClusterUnreachable(
-            f"connecting to {target}: no answer within {self._seconds:g} s; see whether the "
-            "monitors run, and the route to them"
-        )
+        late = _late(target)
         return within(left + _SLACK, lambda: _connected(target, conf), late, most=self._dialing)
 
     def _mon_host(self, target: Target) -> str:
@@ -114,6 +111,13 @@ def _connected(target: Target, conf: dict[str, str]) -> rados.Rados:
     return cluster
 
 
+def _late(target: Target) -> ClusterUnreachable:
+    return ClusterUnreachable(
+        f"connecting to {target}: no monitor answered in time (ETIMEDOUT); see whether they run "
+        "there, and the route to them"
+    )
+
+
 def _failure(exc: rados.Error, target: Target) -> DriverError:
     """Return our error; what else EINVAL may come from is sorted out before librados is asked."""
     doing = f"connecting to {target}"
@@ -122,6 +126,8 @@ def _failure(exc: rados.Error, target: Target) -> DriverError:
             return Unauthenticated(f"{doing}: {_unreadable(target.key)}")
         case errno.ENOENT:
             return ClusterUnreachable(f"{doing}: librados knows no monitor (ENOENT)")
+        case errno.ETIMEDOUT:
+            return _late(target)
     return translated(exc, doing)
 
 

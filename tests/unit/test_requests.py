@@ -196,6 +196,10 @@ def test_disable_that_names_no_volume() -> None:
         ({"userID": "client.", "userKey": _KEY}, "without 'client.'"),
         ({"userID": "csi\0", "userKey": _KEY}, "userID"),
         ({"userID": "a b", "userKey": _KEY}, "userID"),
+        (
+            {"userID": _encoded("csi-rbd-node\n"), "userKey": _KEY},
+            "userID of the secret is encoded",
+        ),
         ({"userID": _KEY, "userKey": "csi"}, "userID of the secret is a key"),
         ({"userID": f"client.{_KEY}", "userKey": _KEY}, "userID of the secret is a key"),
         ({"userID": _TWICE, "userKey": _KEY}, "userID of the secret is a key"),
