@@ -27,8 +27,8 @@ _LOOKING_UP: Final = 0.5
 """Part of the time of a connect that names may take."""
 _SLACK: Final = 1.0
 """Seconds after which librados is left alone that has not kept to its own bound."""
-_DIALING: Final = 64
-"""Connects at once; one that librados does not end keeps its thread."""
+_DIALING: Final = 512
+"""Connects at once, more than calls; one that librados does not end keeps its thread."""
 _AES: Final = 1
 """Type of a cephx key that every release reads."""
 
