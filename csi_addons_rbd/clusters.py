@@ -7,10 +7,10 @@ last good version in use; a part that cannot be read is left out. Either is logg
 and counted.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from csi_addons_rbd.cluster_files import (
     ConfigFile,
@@ -28,6 +28,8 @@ from csi_addons_rbd.watched_file import Reading, WatchedFile
 
 _Spot: TypeAlias = tuple[str, int]
 """A cluster id and a pool id in it."""
+_TOLD: Final = 3
+"""Faults that one message tells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +89,7 @@ class ClusterMap:
             if entry.monitors
         )
         doubts = (*_doubts(config, [cluster for cluster, _ in spots]), *_gaps(mapping, volume))
-        doubt = "; ".join(dict.fromkeys(doubts))
+        doubt = _joined(doubts)
         if places:
             return Leads(places=places, doubt=doubt)
         if any(entry.broken for entry, *_ in usable):
@@ -120,7 +122,9 @@ class ClusterMap:
         destination = entry.destination
         fault = destination.fault or destination.unreadable.get(pool_name, "")
         if fault:
-            raise ClusterEntryUnusable(f"the destination of {volume} cannot be read: {fault}")
+            raise ClusterEntryUnusable(
+                f"the destination of {volume} cannot be read: {fault}; mend it"
+            )
         there = destination.cluster
         if not there:
             raise ClusterNotConfigured(
@@ -139,8 +143,15 @@ class ClusterMap:
         gaps = tuple(_gaps(mapping, volume))
         if gaps:
             raise ClusterNotConfigured(
-                f"the destination of {volume} is not known: {'; '.join(gaps)}; mend the file"
+                f"the destination of {volume} is not known: {_joined(gaps)}; mend the file"
             )
+
+
+def _joined(faults: Iterable[str]) -> str:
+    """Return them as one text, which must leave room in a message."""
+    different = list(dict.fromkeys(faults))
+    more = len(different) - _TOLD
+    return "; ".join(different[:_TOLD]) + (f"; and {more} more, see the log" if more > 0 else "")
 
 
 def _known(config: Reading[ConfigFile]) -> ConfigFile:

@@ -231,6 +231,13 @@ def test_a_part_of_the_mapping_that_cannot_be_read(load: Load) -> None:
     assert there(clusters, "a", 1) == ("b", 2)
 
 
+def test_many_parts_that_cannot_be_read(load: Load) -> None:
+    """A message names some of them, and how many more there are."""
+    clusters = load([entry("a")], [pairs({"a": "b"}, *({"1": f"x{each}"} for each in range(50)))])
+    assert doubt(clusters, handle("a", 1)).endswith("; and 47 more, see the log")
+    assert len(doubt(clusters, handle("a", 1))) < 500
+
+
 def test_a_destination_that_cannot_be_read(load: Load) -> None:
     """It is not guessed, and nothing else is the worse for it."""
     remote = {
