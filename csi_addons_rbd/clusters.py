@@ -88,8 +88,14 @@ class ClusterMap:
             for entry, cluster, pool in usable
             if entry.monitors
         )
-        doubts = (*_doubts(config, [cluster for cluster, _ in spots]), *_gaps(mapping, volume))
-        doubt = _joined(doubts)
+        doubt = _joined(
+            [
+                *_trouble(config),
+                *_trouble(mapping),
+                *_doubts(_known(config), [cluster for cluster, _ in spots]),
+                *_gaps(mapping, volume),
+            ]
+        )
         if places:
             return Leads(places=places, doubt=doubt)
         if any(entry.broken for entry, *_ in usable):
@@ -140,7 +146,7 @@ class ClusterMap:
 
     def _require_no_gaps(self, mapping: Reading[MappingFile], volume: VolumeId) -> None:
         """Guess no destination while a part of the mapping that may tell it cannot be read."""
-        gaps = tuple(_gaps(mapping, volume))
+        gaps = (*_trouble(mapping), *_gaps(mapping, volume))
         if gaps:
             raise ClusterNotConfigured(
                 f"the destination of {volume} is not known: {_joined(gaps)}; mend the file"
@@ -160,11 +166,15 @@ def _known(config: Reading[ConfigFile]) -> ConfigFile:
     return config.value
 
 
-def _doubts(config: Reading[ConfigFile], candidates: list[str]) -> Iterator[str]:
-    """Yield why other entries of config.json, or other content, may say more of these clusters."""
-    if config.trouble:
-        yield f"{config.trouble}, so its last good version is in use"
-    known = _known(config)
+def _trouble(file: Reading[ConfigFile] | Reading[MappingFile]) -> Iterator[str]:
+    """Yield why a file as a whole may say more than what is in use."""
+    if file.trouble:
+        in_use = "nothing" if file.value is None else "its last good version"
+        yield f"{file.trouble}, so {in_use} is in use"
+
+
+def _doubts(known: ConfigFile, candidates: list[str]) -> Iterator[str]:
+    """Yield why other entries of config.json may say more of these clusters."""
     found = [known.clusters[name] for name in candidates if name in known.clusters]
     yield from (each.doubt for each in found if each.doubt)
     if len(found) < len(candidates):
@@ -173,9 +183,6 @@ def _doubts(config: Reading[ConfigFile], candidates: list[str]) -> Iterator[str]
 
 def _gaps(mapping: Reading[MappingFile], volume: VolumeId) -> Iterator[str]:
     """Yield what of the mapping cannot be read, and may tell where a volume lies, too."""
-    if mapping.trouble:
-        in_use = "nothing" if mapping.value is None else "its last good version"
-        yield f"{mapping.trouble}, so {in_use} is in use"
     mapped = len(_spots(mapping, volume)) > 1
     for gap in mapping.value.gaps if mapping.value else ():
         if gap.concerns(volume.cluster, volume.pool, mapped=mapped):

@@ -231,11 +231,17 @@ def test_a_part_of_the_mapping_that_cannot_be_read(load: Load) -> None:
     assert there(clusters, "a", 1) == ("b", 2)
 
 
-def test_many_parts_that_cannot_be_read(load: Load) -> None:
+def test_many_parts_that_cannot_be_read(load: Load, tmp_path: Path) -> None:
     """A message names some of them, and how many more there are."""
     clusters = load([entry("a")], [pairs({"a": "b"}, *({"1": f"x{each}"} for each in range(50)))])
     assert doubt(clusters, handle("a", 1)).endswith("; and 47 more, see the log")
     assert len(doubt(clusters, handle("a", 1))) < 500
+    # what a whole file does not say comes first
+    for name in ("config.json", "cluster-mapping.json"):
+        (tmp_path / name).write_text("[{")
+    found = doubt(clusters, handle("a", 1))
+    assert "config.json: " in found
+    assert "cluster-mapping.json: " in found
 
 
 def test_a_destination_that_cannot_be_read(load: Load) -> None:
