@@ -101,7 +101,7 @@ def serve(
     logs.configure(level=config.log_level, style=config.log_format)
     log = structlog.get_logger(__name__)
     metrics = Metrics(version=version(), driver_name=config.driver_name)
-    clusters = ClusterMap(config.config_dir, metrics)
+    clusters = ClusterMap(config.config_dir, metrics, config.local_clusters)
     metrics.expect_clusters(clusters.names)
     workers = Workers(worker, config, metrics)
     libraries = _Libraries(describe)
@@ -134,6 +134,7 @@ def _server(
     from csi_addons_rbd.api.identity import Identity
     from csi_addons_rbd.api.server import Server
     from csi_addons_rbd.api.socket_file import CannotStartError
+    from csi_addons_rbd.candidates import Candidates
     from csi_addons_rbd.recent_answers import RecentAnswers
 
     identity = Identity(
@@ -144,7 +145,7 @@ def _server(
     )
     controller = Controller(
         clusters=clusters,
-        answers=RecentAnswers(workers),
+        answers=RecentAnswers(Candidates(workers, connect_timeout=config.connect_timeout)),
         volumes=metrics.volumes,
         call_timeout=config.call_timeout,
     )

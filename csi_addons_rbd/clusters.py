@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
+import structlog
+
 from csi_addons_rbd.cluster_files import (
     ConfigFile,
     MappingFile,
@@ -26,6 +28,7 @@ from csi_addons_rbd.replication.errors import ClusterEntryUnusable, ClusterNotCo
 from csi_addons_rbd.replication.volume_id import VolumeId
 from csi_addons_rbd.watched_file import Reading, WatchedFile
 
+_log = structlog.get_logger(__name__)
 _Spot: TypeAlias = tuple[str, int]
 """A cluster id and a pool id in it."""
 _TOLD: Final = 3
@@ -38,15 +41,28 @@ class Leads:
 
     places: tuple[Place, ...]
     """Where the volume may lie, the likeliest first; one at least."""
-    doubt: str
+    doubt: str = ""
     """Why it may lie elsewhere, too, so that its absence there proves nothing; empty when it
     cannot."""
+    named: bool = False
+    """Whether ``--local-clusters`` says that these clusters are this site's."""
+    dropped: tuple[str, ...] = ()
+    """Clusters that it leads to as well, but that config.json has no usable monitors of."""
 
 
 class ClusterMap:
-    """Both files, always as they are now. Every method may be called from any thread."""
+    """Both files, always as they are now. Every method may be called from any thread.
 
-    def __init__(self, directory: Path, metrics: Metrics) -> None:
+    Args:
+        directory: Where the files are.
+        metrics: Counts what cannot be used.
+        local: The cluster ids that are this site's; without any, all of config.json may be.
+    """
+
+    def __init__(self, directory: Path, metrics: Metrics, local: tuple[str, ...] = ()) -> None:
+        self._local = local
+        self._missed: tuple[str, ...] = ()
+        """Of these, the ones that were logged as missing."""
         self._config = WatchedFile[ConfigFile](
             directory / CONFIG_FILE, parse_config, metrics, absent=None
         )
@@ -61,9 +77,9 @@ class ClusterMap:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The cluster ids of config.json."""
+        """The cluster ids of config.json that may be this site's."""
         config = self._config.current().value
-        return () if config is None else tuple(config.clusters)
+        return () if config is None else tuple(filter(self._is_local, config.clusters))
 
     def leads(self, volume: VolumeId) -> Leads:
         """Return where the volume may lie: the handle's own pool, then the mapped ones.
@@ -73,10 +89,14 @@ class ClusterMap:
             ClusterEntryUnusable: somebody must mend the entry of one of them first.
         """
         config, mapping = self._config.current(), self._mapping.current()
-        clusters = _known(config).clusters
+        known = _known(config)
+        clusters = known.clusters
         spots = _spots(mapping, volume)
+        candidates = [spot for spot in spots if self._is_local(spot[0])]
         usable = [
-            (clusters[cluster], cluster, pool) for cluster, pool in spots if cluster in clusters
+            (clusters[cluster], cluster, pool)
+            for cluster, pool in candidates
+            if cluster in clusters
         ]
         places = tuple(
             Place(
@@ -92,20 +112,56 @@ class ClusterMap:
             [
                 *_trouble(config),
                 *_trouble(mapping),
-                *_doubts(_known(config), [cluster for cluster, _ in spots]),
+                *_doubts(known, [cluster for cluster, _ in candidates]),
                 *_gaps(mapping, volume),
+                *self._missing(known),
             ]
         )
         if places:
-            return Leads(places=places, doubt=doubt)
+            return Leads(
+                places=places,
+                doubt=doubt,
+                named=bool(self._local),
+                dropped=_dropped(known, [cluster for cluster, _ in candidates]),
+            )
         if any(entry.broken for entry, *_ in usable):
             raise ClusterEntryUnusable(
                 f"volume {volume} leads to no cluster that can be used: {doubt}; mend {CONFIG_FILE}"
             )
+        if self._local:
+            raise self._none_local(spots, doubt)
         raise ClusterNotConfigured(
             f"cluster {volume.cluster!r}, pool {volume.pool} of volume {volume} is neither in "
             f"{self._config.path} (with monitors) nor mapped by {self._mapping.path} to one "
             f"that is; add it to either file{doubt and f' ({doubt})'}"
+        )
+
+    def _is_local(self, cluster: str) -> bool:
+        return not self._local or cluster in self._local
+
+    def _missing(self, config: ConfigFile) -> Iterator[str]:
+        """Yield which clusters of ``--local-clusters`` cannot be asked, if any."""
+        missing = _dropped(config, self._local) if self._local else ()
+        missing += tuple(name for name in self._local if name not in (*config.clusters, *missing))
+        text = (
+            f"--local-clusters names {', '.join(missing)}, which {self._config.path} does not list "
+            "with monitors"
+        )
+        if missing != self._missed:
+            self._missed = missing
+            if missing:
+                _log.warning("a cluster of this site is not configured", error=text)
+        if missing:
+            yield text
+
+    def _none_local(self, spots: tuple[_Spot, ...], doubt: str) -> ClusterNotConfigured:
+        (own, pool), *mapped = spots
+        others = ", ".join(f"{cluster!r} (pool {pool})" for cluster, pool in mapped) or "nothing"
+        return ClusterNotConfigured(
+            f"none of this site's clusters, which are {', '.join(self._local)} by "
+            f"--local-clusters, holds the volume: its handle is of cluster {own!r}, pool {pool}, "
+            f"which {self._mapping.path} maps to {others}; "
+            f"{doubt or 'mend the mapping'}, or correct --local-clusters"
         )
 
     def destination(self, *, cluster: str, pool: int, pool_name: str, volume: VolumeId) -> VolumeId:
@@ -158,6 +214,15 @@ def _joined(faults: Iterable[str]) -> str:
     different = list(dict.fromkeys(faults))
     more = len(different) - _TOLD
     return "; ".join(different[:_TOLD]) + (f"; and {more} more, see the log" if more > 0 else "")
+
+
+def _dropped(config: ConfigFile, candidates: Iterable[str]) -> tuple[str, ...]:
+    """Return those that cannot be asked, though config.json has them, or may have."""
+    return tuple(
+        name
+        for name in dict.fromkeys(candidates)
+        if (not config.clusters[name].monitors if name in config.clusters else config.nameless)
+    )
 
 
 def _known(config: Reading[ConfigFile]) -> ConfigFile:

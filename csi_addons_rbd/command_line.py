@@ -83,6 +83,12 @@ def _directory(text: str) -> Path:
     return Path(text)
 
 
+def _names(text: str) -> tuple[str, ...]:
+    if not text.strip():
+        return ()
+    return tuple(dict.fromkeys(_name(each) for each in text.split(",")))
+
+
 def _address(text: str) -> Address | None:
     if not text:
         return None
@@ -178,6 +184,13 @@ _SERVE: Final = (
         accepted=f"the directory of {CONFIG_FILE} and {MAPPING_FILE}",
         default="/etc/ceph-csi-config",
         help=f"directory of {CONFIG_FILE} and {MAPPING_FILE}",
+    ),
+    _Option(
+        flag="--local-clusters",
+        read=_names,
+        accepted=f"ID,… as in {CONFIG_FILE}, or nothing for all of them",
+        default="",
+        help=f"clusterIDs of {CONFIG_FILE} that are this site's",
     ),
     _Option(
         flag="--metrics-address",

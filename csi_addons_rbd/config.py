@@ -54,6 +54,8 @@ class Config:
     """The name under which kubernetes-csi-addons knows this driver."""
     config_dir: Path
     """Directory of config.json and cluster-mapping.json, as ceph-csi mounts it."""
+    local_clusters: tuple[str, ...]
+    """Cluster ids that are this site's; empty when the user did not name them."""
     metrics_address: Address | None
     log_level: LogLevel
     log_format: LogFormat

@@ -7,13 +7,13 @@ volume.
 
 import threading
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from csi_addons_rbd.replication.calls import Answer, Call, DestinationCall, InfoCall, Place
+from csi_addons_rbd.candidates import Candidates
+from csi_addons_rbd.clusters import Leads
+from csi_addons_rbd.replication.calls import Answer, Call, DestinationCall, InfoCall
 from csi_addons_rbd.worker_process import Wait
-from csi_addons_rbd.workers import Workers
 
 _FRESH: Final = 1.8
 """Seconds, from the moment in which it was asked for: with all delays it stays below two."""
@@ -28,40 +28,40 @@ class _Kept:
 
 
 class RecentAnswers:
-    """Stands before the workers. Every method may be called from any thread."""
+    """Stands before the clusters. Every method may be called from any thread."""
 
-    def __init__(self, workers: Workers) -> None:
-        self._workers = workers
+    def __init__(self, candidates: Candidates) -> None:
+        self._candidates = candidates
         self._lock = threading.Lock()
         self._changes = 0
         """How many calls that change something have ended."""
         self._kept: dict[str, _Kept] = {}
         """By the volume's uuid, which all handles of one image have in common."""
 
-    def ask(self, call: Call, places: Iterable[Place], wait: Wait) -> Answer:
-        """Ask the workers, unless the answer was given a moment ago.
+    def ask(self, call: Call, leads: Leads, wait: Wait) -> Answer:
+        """Ask the clusters, unless the answer was given a moment ago.
 
         Raises:
             DriverError: what a worker answered, or why none could; this is never kept.
         """
         match call:
             case InfoCall():
-                return self._info(call, places, wait)
+                return self._info(call, leads, wait)
             case DestinationCall():
-                return self._workers.ask(call, places, wait)
+                return self._candidates.ask(call, leads, wait)
             case _:
                 try:
-                    return self._workers.ask(call, places, wait)
+                    return self._candidates.ask(call, leads, wait)
                 finally:
                     self._forget(call.volume.uuid)
 
-    def _info(self, call: InfoCall, places: Iterable[Place], wait: Wait) -> Answer:
+    def _info(self, call: InfoCall, leads: Leads, wait: Wait) -> Answer:
         now = time.monotonic()
         with self._lock:
             kept, changes = self._kept.get(call.volume.uuid), self._changes
         if kept is not None and kept.call == call and now - kept.asked < _FRESH:
             return kept.answer
-        answer = self._workers.ask(call, places, wait)
+        answer = self._candidates.ask(call, leads, wait)
         with self._lock:
             # what was read while a call changed something may be of the time before
             if changes == self._changes:

@@ -6,9 +6,10 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Final, Self
@@ -61,6 +62,12 @@ class Wait:
             until=Deadline.after(nearer),
             callers=callers is not None and callers < own,
         )
+
+    def at_most(self, seconds: float) -> Self:
+        """Return this wait, or one of so many seconds if that is sooner."""
+        if self.until.remaining <= seconds:
+            return self
+        return replace(self, seconds=seconds, until=self.until.or_after(seconds), callers=False)
 
     def over(self, cluster: str) -> DriverError:
         """Return the error to raise when the wait for this cluster has ended."""
@@ -132,21 +139,35 @@ class Worker:
 
     def ask(self, call: Call, places: tuple[Place, ...], wait: Wait) -> Answer:
         """Send one call and wait for its reply, no longer than ``wait``."""
+        with self.asking(call, places, wait) as answer:
+            return answer()
+
+    @contextmanager
+    def asking(
+        self, call: Call, places: tuple[Place, ...], wait: Wait
+    ) -> Iterator[Callable[[], Answer]]:
+        """Send one call, and lend what waits for its reply, no longer than ``wait``."""
         cluster = places[0].cluster
         if not self._free.acquire(blocking=False):
             raise Exhausted(
                 f"{self._limit} calls to cluster {cluster} are running, which is the limit; "
                 "the controller retries; if it comes often, raise --max-calls-per-cluster"
             )
+
+        def answer() -> Answer:
+            try:
+                answered = reply.result(timeout=wait.until.remaining)
+            except TimeoutError:
+                raise wait.over(cluster) from None
+            if isinstance(answered, DriverError):
+                raise answered
+            return answered
+
         try:
-            answer = self._exchange(call, places, wait)
-        except TimeoutError:
-            raise wait.over(cluster) from None
+            with self._exchange(call, places, wait) as reply:
+                yield answer
         finally:
             self._free.release()
-        if isinstance(answer, DriverError):
-            raise answer
-        return answer
 
     def serves(self, place: Place, endpoints: frozenset[str]) -> bool:
         """Tell whether a place, with monitors at these endpoints, is in this worker's cluster."""
@@ -169,7 +190,10 @@ class Worker:
             f"or may not have happened, and the next call finds out; {NOTHING_TO_DO}"
         )
 
-    def _exchange(self, call: Call, places: tuple[Place, ...], wait: Wait) -> Answer | DriverError:
+    @contextmanager
+    def _exchange(
+        self, call: Call, places: tuple[Place, ...], wait: Wait
+    ) -> Iterator["Future[Answer | DriverError]"]:
         number, reply = next(self._numbers), Future[Answer | DriverError]()
         with self._lock:
             if self.ended is not None:
@@ -180,7 +204,7 @@ class Worker:
             Ask(number=number, call_id=call_id, call=call, places=places, until=wait.until)
         )
         try:
-            return reply.result(timeout=wait.until.remaining)
+            yield reply
         finally:
             with self._lock:
                 self._pending.pop(number, None)

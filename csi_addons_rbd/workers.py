@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Final, TypeAlias
@@ -26,7 +26,7 @@ from csi_addons_rbd.config import Config
 from csi_addons_rbd.core_dumps import forbid_core_dumps
 from csi_addons_rbd.metrics import Metrics
 from csi_addons_rbd.replication.calls import Answer, Beat, Call, Place
-from csi_addons_rbd.replication.errors import NOTHING_TO_DO, Exhausted, Unavailable, VolumeNotFound
+from csi_addons_rbd.replication.errors import NOTHING_TO_DO, Exhausted, Unavailable
 from csi_addons_rbd.worker_process import Wait, Worker
 
 WorkerMain: TypeAlias = Callable[[Connection, Config, str, tuple[str, ...]], None]
@@ -55,21 +55,23 @@ class Workers:
         self._workers: list[Worker] = []
         self._closed = False
 
-    def ask(self, call: Call, places: Iterable[Place], wait: Wait) -> Answer:
-        """Ask the clusters in which the volume may lie, one after another.
-
-        Only proven absence leads on to the next cluster.
+    def ask(self, call: Call, places: tuple[Place, ...], wait: Wait) -> Answer:
+        """Ask the one cluster in which all of these places are.
 
         Raises:
-            DriverError: what a worker answered, or why none could.
+            DriverError: what its worker answered, or why it could not.
         """
-        absent: list[str] = []
-        for of_one_cluster in _by_cluster(places):
-            try:
-                return self._worker(of_one_cluster[0]).ask(call, of_one_cluster, wait)
-            except VolumeNotFound as exc:
-                absent.append(exc.message)
-        raise VolumeNotFound("; ".join(absent))
+        return self._worker(places[0]).ask(call, places, wait)
+
+    def asking(
+        self, call: Call, places: tuple[Place, ...], wait: Wait
+    ) -> AbstractContextManager[Callable[[], Answer]]:
+        """Begin to ask it, and lend what waits for the answer.
+
+        Raises:
+            DriverError: no worker can be asked.
+        """
+        return self._worker(places[0]).asking(call, places, wait)
 
     def close(self, grace: float) -> None:
         """End all workers: SIGTERM, and SIGKILL after ``grace`` seconds."""
@@ -218,7 +220,7 @@ def _hear_all_but(ignored: Collection[signal.Signals]) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 
 
-def _by_cluster(places: Iterable[Place]) -> Iterator[tuple[Place, ...]]:
+def by_cluster(places: Iterable[Place]) -> Iterator[tuple[Place, ...]]:
     """Put the places of one Ceph cluster together, in the order in which they come."""
     rest = tuple(places)
     while rest:

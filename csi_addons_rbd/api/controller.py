@@ -157,7 +157,7 @@ class Controller(replication_pb2_grpc.ControllerServicer):
             )
         leads = self._leads(call)
         try:
-            return self._answers.ask(call, leads.places, wait)
+            return self._answers.ask(call, leads, wait)
         except VolumeNotFound as exc:
             if not leads.doubt:
                 raise

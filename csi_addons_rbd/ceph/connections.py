@@ -167,6 +167,19 @@ class Connections:
         ):
             yield cluster
 
+    def identify(self, place: Place, credentials: Credentials) -> str:
+        """Return the fsid of a place's cluster, which accepts the key.
+
+        Raises:
+            Unauthenticated: cephx refuses user or key.
+            ClusterUnreachable: as for :meth:`use`.
+        """
+        with (
+            self.use(place, credentials, Purpose.READ) as cluster,
+            translating(f"asking cluster {place.cluster} for its fsid"),
+        ):
+            return str(cluster.get_fsid())
+
     @contextmanager
     def _lend(
         self, place: Place, credentials: Credentials, purpose: Purpose

@@ -27,7 +27,15 @@ from csi_addons_rbd.ceph.release import release
 from csi_addons_rbd.ceph.volumes import Volumes
 from csi_addons_rbd.config import Config
 from csi_addons_rbd.logs import configure
-from csi_addons_rbd.replication.calls import STUCK, Answer, Ask, Beat, Reply
+from csi_addons_rbd.replication.calls import (
+    STUCK,
+    Answer,
+    Ask,
+    Beat,
+    Identified,
+    IdentifyCall,
+    Reply,
+)
 from csi_addons_rbd.replication.errors import (
     NOTHING_TO_DO,
     ClientBlocklisted,
@@ -149,6 +157,9 @@ class Worker:
             return self._attempt(ask)
 
     def _attempt(self, ask: Ask) -> Answer:
+        if isinstance(ask.call, IdentifyCall):
+            fsid = self._connections.identify(ask.places[0], ask.call.credentials)
+            return Identified(fsid=fsid)
         found = self._volumes.resolve(ask.call, ask.places)
         return self._replicator.answer(ask.call, found, ask.until)
 

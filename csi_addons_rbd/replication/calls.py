@@ -125,6 +125,11 @@ class DestinationCall(Call):
     """GetReplicationDestinationInfo."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentifyCall(Call):
+    """Asks a cluster whether it accepts the key, and which one it is: no call of CSI-Addons."""
+
+
 OPERATIONS: Final = ("enable", "disable", "promote", "demote", "resync")
 """The calls that hold their image while they run."""
 
@@ -191,7 +196,15 @@ class Resynced:
     ready: bool
 
 
-Answer: TypeAlias = ReplicationInfo | Located | Resynced | None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identified:
+    """Answer of a cluster that accepts the key."""
+
+    fsid: str
+    """Its own id, the same whichever way its monitors are written."""
+
+
+Answer: TypeAlias = ReplicationInfo | Located | Resynced | Identified | None
 
 
 # --- between the serving process and a worker ---------------------------------------------

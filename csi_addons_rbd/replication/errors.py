@@ -338,6 +338,12 @@ class ClusterNotConfigured(Unavailable):
     reason = "CLUSTER_NOT_CONFIGURED"
 
 
+class ClusterAmbiguous(Unavailable):
+    """A writing call may lead to several clusters, and which one is this site's is not told."""
+
+    reason = "CLUSTER_AMBIGUOUS"
+
+
 class ClusterUnreachable(Unavailable):
     """Monitors or OSDs do not answer within the bound."""
 

@@ -80,6 +80,16 @@ def test_variables_are_the_programs(tree: str) -> None:
 
 
 @pytest.mark.parametrize("tree", TREES)
+def test_the_clusters_of_a_site_are_the_users_to_name(tree: str) -> None:
+    """No id is right everywhere, and without the config map the flag is not set."""
+    driver = container(rendered(tree), "csi-addons-rbd")
+    (named,) = (e for e in driver["env"] if e["name"] == f"{_PREFIX}LOCAL_CLUSTERS")
+    assert named["valueFrom"] == {
+        "configMapKeyRef": {"name": "csi-addons-rbd", "key": "local-clusters", "optional": True}
+    }
+
+
+@pytest.mark.parametrize("tree", TREES)
 def test_sidecar_is_told_all_that_it_needs(tree: str) -> None:
     """Without any of these it ends at once."""
     sidecar = container(rendered(tree), "csi-addons")

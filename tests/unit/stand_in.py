@@ -25,6 +25,8 @@ from csi_addons_rbd.replication.calls import (
     DemoteCall,
     DestinationCall,
     Health,
+    Identified,
+    IdentifyCall,
     InfoCall,
     Located,
     Place,
@@ -34,7 +36,13 @@ from csi_addons_rbd.replication.calls import (
     Resynced,
     RunningOperations,
 )
-from csi_addons_rbd.replication.errors import SplitBrain, VolumeNotFound
+from csi_addons_rbd.replication.errors import (
+    DriverError,
+    PermissionDenied,
+    SplitBrain,
+    Unauthenticated,
+    VolumeNotFound,
+)
 from csi_addons_rbd.replication.volume_id import VolumeId
 
 UUID = "11111111-2222-3333-4444-555555555555"
@@ -57,12 +65,23 @@ class Pool(IntEnum):
     BEAT = 10
     FREEZE = 11
     HERITAGE = 12
+    REFUSED = 13
+    FORBIDDEN = 14
 
 
+_MUTE = (Pool.REFUSED, Pool.SILENT, Pool.CRASH, Pool.FORBIDDEN)
+"""Pools whose cluster does not even say who it is."""
 DEEDS = {
     Pool.CRASH: lambda: os.kill(os.getpid(), signal.SIGSEGV),
     Pool.FREEZE: lambda: os.kill(os.getpid(), signal.SIGSTOP),
     Pool.EXIT: lambda: sys.exit(3),
+}
+
+REFUSALS: dict[Pool, tuple[type[DriverError], str]] = {
+    Pool.ABSENT: (VolumeNotFound, "nothing on cluster {}"),
+    Pool.REFUSED: (Unauthenticated, "cluster {} refuses the key"),
+    Pool.FORBIDDEN: (PermissionDenied, "the caps on cluster {} do not allow it"),
+    Pool.SPLIT: (SplitBrain, "split-brain"),
 }
 
 
@@ -79,16 +98,20 @@ def work(connection: Connection, config: Config, name: str, left_behind: tuple[s
 
 
 def act(connection: Connection, ask: Ask, left_behind: tuple[str, ...]) -> None:
-    """Do what the pool of the first place says."""
+    """Do what the pool of the first place says, or say which cluster this is."""
     place = ask.places[0]
+    if isinstance(ask.call, IdentifyCall) and place.pool not in _MUTE:
+        # ids that differ in what follows a dash are one cluster
+        fsid = f"fsid-{place.cluster.partition('-')[0]}"
+        connection.send(Reply(number=ask.number, answer=Identified(fsid=fsid)))
+        return
     match Pool(place.pool):
         case Pool.ANSWER:
             connection.send(Reply(number=ask.number, answer=answer(ask.call, place)))
-        case Pool.ABSENT:
-            gone = VolumeNotFound(f"nothing on cluster {place.cluster}")
-            connection.send(Reply(number=ask.number, answer=gone))
-        case Pool.SPLIT:
-            connection.send(Reply(number=ask.number, answer=SplitBrain("split-brain")))
+        case Pool.ABSENT | Pool.REFUSED | Pool.FORBIDDEN | Pool.SPLIT as refusal:
+            kind, text = REFUSALS[refusal]
+            error = kind(text.format(place.cluster))
+            connection.send(Reply(number=ask.number, answer=error))
         case Pool.CRASH | Pool.FREEZE | Pool.EXIT as deed:
             DEEDS[deed]()
         case Pool.LATE:

@@ -29,12 +29,14 @@ def metrics() -> Metrics:
 def load(tmp_path: Path, metrics: Metrics) -> Load:
     """Write the files and read them."""
 
-    def write(config: object = None, mapping: object = None) -> ClusterMap:
+    def write(
+        config: object = None, mapping: object = None, local: tuple[str, ...] = ()
+    ) -> ClusterMap:
         if config is not None:
             (tmp_path / "config.json").write_text(json.dumps(config))
         if mapping is not None:
             (tmp_path / "cluster-mapping.json").write_text(json.dumps(mapping))
-        return ClusterMap(tmp_path, metrics)
+        return ClusterMap(tmp_path, metrics, local)
 
     return write
 
@@ -115,6 +117,51 @@ def test_cluster_without_monitors(load: Load) -> None:
     with pytest.raises(ClusterNotConfigured):
         clusters.leads(handle("a", 1))
     assert spots(clusters, handle("b", 1)) == [("b", 1)]
+
+
+# --- the clusters of this site ------------------------------------------------------------
+
+
+def test_only_this_sites_clusters_are_candidates(load: Load) -> None:
+    """With ``--local-clusters`` neither the handle's own cluster nor a mapped one of the peer."""
+    config, mapping = [entry("a"), entry("b")], [pairs({"a": "b"}, {"1": "2"})]
+    assert spots(load(config, mapping), handle("a", 1)) == [("a", 1), ("b", 2)]
+    for name, pool in (("a", 1), ("b", 2)):
+        here = load(config, mapping, (name,))
+        for volume in (handle("a", 1), handle("b", 2)):
+            assert spots(here, volume) == [(name, pool)]
+            assert here.leads(volume).named
+            assert not here.leads(volume).doubt
+        assert here.names == (name,)
+    assert not load(config, mapping).leads(handle("a", 1)).named
+
+
+def test_no_cluster_of_this_site_is_left(load: Load) -> None:
+    """The error names the flag, what it says, the handle's cluster, and what that is mapped to."""
+    clusters = load([entry("a"), entry("b")], [pairs({"a": "b"}, {"1": "2"})], ("c", "d"))
+    with pytest.raises(ClusterNotConfigured) as caught:
+        clusters.leads(handle("a", 1))
+    for part in ("--local-clusters", "c, d", "'a', pool 1", "'b' (pool 2)"):
+        assert part in caught.value.message
+
+
+@pytest.mark.parametrize("config", [[entry("a")], [entry("a"), entry("b", monitors=[])]])
+def test_a_cluster_of_this_site_that_is_not_configured_is_a_doubt(
+    load: Load, config: list[object]
+) -> None:
+    """A name without an entry, or without monitors, leaves absence unproven; others go on."""
+    clusters = load(config, [], ("a", "b"))
+    leads = clusters.leads(handle("a", 1))
+    assert [place.cluster for place in leads.places] == ["a"]
+    assert "--local-clusters names b" in leads.doubt
+    assert not load([entry("a"), entry("b")], [], ("a", "b")).leads(handle("a", 1)).doubt
+
+
+def test_a_candidate_without_monitors_is_told(load: Load) -> None:
+    """So that a write is not sent to another as though it were the only one."""
+    clusters = load([entry("a", monitors=[]), entry("b")], [pairs({"a": "b"}, {"1": "2"})])
+    assert clusters.leads(handle("a", 1)).dropped == ("a",)
+    assert load([entry("a"), entry("b")]).leads(handle("a", 1)).dropped == ()
 
 
 # --- destination --------------------------------------------------------------------------

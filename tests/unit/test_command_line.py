@@ -73,6 +73,15 @@ def test_metrics_address(text: str, address: Address | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "names"), [("", ()), (" ", ()), ("a", ("a",)), ("rook-ceph, b ,b", ("rook-ceph", "b"))]
+)
+def test_local_clusters(text: str, names: tuple[str, ...]) -> None:
+    """Ids with commas between them, each once; without any, all clusters may be this site's."""
+    assert serve("--local-clusters", text).local_clusters == names
+    assert serve().local_clusters == ()
+
+
+@pytest.mark.parametrize(
     ("flag", "value"),
     [
         ("--endpoint", "tcp://0.0.0.0:9000"),
@@ -81,6 +90,9 @@ def test_metrics_address(text: str, address: Address | None) -> None:
         ("--endpoint", f"unix:///{'x' * 107}"),
         ("--driver-name", ""),
         ("--driver-name", "  "),
+        ("--local-clusters", "a,,b"),
+        ("--local-clusters", ","),
+        ("--local-clusters", "a\n,b"),
         ("--metrics-address", "9090"),
         ("--metrics-address", ":9090"),
         ("--metrics-address", "localhost:99999"),

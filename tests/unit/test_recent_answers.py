@@ -2,7 +2,6 @@
 """Answers that are kept for a moment: never for others, never beyond a change, never errors."""
 
 import threading
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -11,8 +10,9 @@ import stand_in
 from stand_in import KEY, UUID, Pool, demote, place
 
 from csi_addons_rbd import recent_answers
+from csi_addons_rbd.clusters import Leads
 from csi_addons_rbd.recent_answers import RecentAnswers
-from csi_addons_rbd.replication.calls import Answer, Call, Credentials, InfoCall, Place
+from csi_addons_rbd.replication.calls import Answer, Call, Credentials, InfoCall
 from csi_addons_rbd.replication.errors import NotPrimary
 from csi_addons_rbd.replication.volume_id import VolumeId
 from csi_addons_rbd.worker_process import Wait
@@ -25,7 +25,7 @@ INFO = InfoCall(
 
 
 class Counting:
-    """Stands for the workers: answers at once, and counts."""
+    """Stands for the clusters: answers at once, and counts."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -35,9 +35,9 @@ class Counting:
         self.meanwhile: RecentAnswers | None = None
         """Through which a demotion ends while the next question is answered."""
 
-    def ask(self, call: Call, places: Iterable[Place], wait: Wait) -> Answer:
+    def ask(self, call: Call, leads: Leads, wait: Wait) -> Answer:
         """Answer as a worker does."""
-        del places, wait
+        del leads, wait
         self.asked += 1
         slowly, self.slowly = self.slowly, None
         if slowly is not None:
@@ -53,7 +53,7 @@ class Counting:
 
 def ask(answers: RecentAnswers, call: Call) -> Answer:
     """Ask within our own bound."""
-    return answers.ask(call, (PLACE,), Wait.bounded(caller=None, own=5))
+    return answers.ask(call, Leads(places=(PLACE,)), Wait.bounded(caller=None, own=5))
 
 
 @pytest.fixture

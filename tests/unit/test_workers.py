@@ -27,7 +27,6 @@ from csi_addons_rbd.replication.errors import (
     Exhausted,
     SplitBrain,
     Unavailable,
-    VolumeNotFound,
     WorkerLost,
 )
 from csi_addons_rbd.worker_process import Wait
@@ -95,22 +94,6 @@ def test_a_worker_for_which_no_thread_can_start_is_no_worker(
         time.sleep(0.02)
     assert not stand_in.workers_of(os.getpid())
     assert workers.ask(demote(), (place(Pool.ANSWER),), bound()) is None
-
-
-def test_absence_leads_on(workers: Workers) -> None:
-    """Proven absence in one cluster leads to the next one; anything else ends the search."""
-    there = place(Pool.ANSWER, "there")
-    assert workers.ask(demote(), (place(Pool.ABSENT), there), bound()) is None
-    with pytest.raises(SplitBrain):
-        workers.ask(demote(), (place(Pool.SPLIT), there), bound())
-    with pytest.raises(VolumeNotFound, match="on cluster here; nothing on cluster there"):
-        workers.ask(demote(), (place(Pool.ABSENT), place(Pool.ABSENT, "there")), bound())
-
-
-def test_no_absence_without_all_clusters(workers: Workers) -> None:
-    """A cluster that is lost is never taken for one without the volume."""
-    with pytest.raises(WorkerLost):
-        workers.ask(demote(), (place(Pool.ABSENT), place(Pool.CRASH, "there")), bound())
 
 
 @pytest.mark.parametrize(
