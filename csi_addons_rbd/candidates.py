@@ -21,6 +21,7 @@ from csi_addons_rbd.replication.calls import (
     IdentifyCall,
     InfoCall,
     Place,
+    PromoteCall,
 )
 from csi_addons_rbd.replication.errors import (
     ClusterAmbiguous,
@@ -31,15 +32,23 @@ from csi_addons_rbd.replication.errors import (
     ImageInTrash,
     InternalError,
     PermissionDenied,
+    PromotionBarred,
     Unauthenticated,
     Unavailable,
+    VolumeElsewhere,
     VolumeNotFound,
 )
 from csi_addons_rbd.worker_process import Wait
 from csi_addons_rbd.workers import Workers, by_cluster
 
 _READING: Final = (InfoCall, DestinationCall)
-_ELSEWHERE: Final = (VolumeNotFound, Unauthenticated, ImageInTrash, ImageBeingDeleted)
+_ELSEWHERE: Final = (
+    VolumeNotFound,
+    Unauthenticated,
+    VolumeElsewhere,
+    ImageInTrash,
+    ImageBeingDeleted,
+)
 """After these the volume may lie in another cluster, and nothing was begun in this one."""
 _UNREADABLE: Final = (PermissionDenied, Unavailable, DeadlineExceeded, Exhausted)
 """After these, too, a call that reads may be answered by another one."""
@@ -91,6 +100,14 @@ class Candidates:
             DriverError: what the clusters answered, or why they could not: the first reason, and
                 proven absence only where all of them proved it.
         """
+        try:
+            return self._ask(call, leads, wait)
+        except VolumeElsewhere as exc:
+            if isinstance(call, PromoteCall):  # which the controller repeats by force: in vain
+                raise PromotionBarred(exc.message) from exc
+            raise
+
+    def _ask(self, call: Call, leads: Leads, wait: Wait) -> Answer:
         reading = isinstance(call, _READING)
         one = len({place.monitors for place in leads.places}) == 1
         if not leads.named and not reading:

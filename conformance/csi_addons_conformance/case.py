@@ -95,8 +95,14 @@ def require(condition: object, expected: str, came: object) -> None:
         raise UnmetError(f"expected {expected}; came {came}")
 
 
-def expect(answer: "Answer", *codes: str, saying: Collection[str] = (), within: float = 0) -> None:
-    """Check an answer's code, words that its message must hold, and seconds it may take.
+def expect(
+    answer: "Answer",
+    *codes: str,
+    reason: str = "",
+    saying: Collection[str] = (),
+    within: float = 0,
+) -> None:
+    """Check an answer's code, reason, words that its message must hold, and seconds it may take.
 
     The seconds are those of a quiet machine, here as in :func:`poll` and :func:`settle`.
     """
@@ -107,6 +113,7 @@ def expect(answer: "Answer", *codes: str, saying: Collection[str] = (), within: 
         f"a message that ends {token}",
         answer,
     )
+    require(not reason or answer.reason == reason, f"the reason {reason}", answer)
     for words in saying:
         require(words.lower() in answer.message.lower(), f"a message with {words!r}", answer)
     within *= speed.factor()

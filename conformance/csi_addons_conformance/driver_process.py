@@ -62,6 +62,21 @@ class DriverProcess:
                 self._argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
 
+    @contextmanager
+    def with_flags(self, *flags: str) -> Iterator[None]:
+        """Have it run with more flags for the length of a block; it is started anew for both."""
+        argv = self._argv
+        try:
+            self._restart([*argv, *flags])
+            yield
+        finally:
+            self._restart(argv)
+
+    def _restart(self, argv: list[str]) -> None:
+        self.kill()
+        self._argv = argv
+        self.start()
+
     def kill(self) -> None:
         """End the process as the kernel would when it is out of memory."""
         self._process.kill()

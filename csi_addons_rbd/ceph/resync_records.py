@@ -10,9 +10,11 @@ import rbd
 
 from csi_addons_rbd.ceph.fault_points import step
 from csi_addons_rbd.ceph.metadata import replace_metadata
+from csi_addons_rbd.ceph.omaps import omap_pages
 from csi_addons_rbd.replication.errors import CephFailure
 from csi_addons_rbd.replication.image import ImageSpec, ResyncRecord
 
+_PREFIX: Final = "csi-addons-rbd/resync/"
 _OBJECT: Final = "rbd_info"
 """Where librbd keeps the metadata of a pool or namespace."""
 
@@ -20,6 +22,16 @@ _OBJECT: Final = "rbd_info"
 def read_record(ioctx: rados.Ioctx, spec: ImageSpec) -> ResyncRecord | None:
     """Read the record of an image that may be absent."""
     return record_in(read_text(ioctx, spec), spec)
+
+
+def recorded_names(ioctx: rados.Ioctx) -> tuple[str, ...]:
+    """Name the images of which there are records in a pool or namespace."""
+    prefix = f"metadata_{_PREFIX}"
+    try:
+        pages = omap_pages(ioctx, _OBJECT, prefix)
+        return tuple(key.removeprefix(prefix) for page in pages for key in page)
+    except rados.ObjectNotFound:
+        return ()
 
 
 def record_in(text: str | None, spec: ImageSpec) -> ResyncRecord | None:
@@ -91,4 +103,4 @@ def parse_record(text: str) -> ResyncRecord:
 
 
 def _key(spec: ImageSpec) -> str:
-    return f"csi-addons-rbd/resync/{spec.image}"
+    return f"{_PREFIX}{spec.image}"

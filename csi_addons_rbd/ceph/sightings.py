@@ -21,6 +21,7 @@ from csi_addons_rbd.ceph.rbd_header import (
     header_object,
     id_object,
     read_image_id,
+    require_header,
 )
 from csi_addons_rbd.ceph.rbd_mirroring import (
     SILENCE,
@@ -78,6 +79,18 @@ def look(ioctx: rados.Ioctx, name: str) -> Sighting:
         mirroring=mirroring,
         statuses=read_statuses(ioctx, mirroring.global_id) if mirroring else SILENCE,
     )
+
+
+def look_at(ioctx: rados.Ioctx, name: str) -> Sighting:
+    """Look at an image whose header is there: a name may outlive it, or come before it.
+
+    Raises:
+        rados.ObjectNotFound: there is none.
+    """
+    seen = look(ioctx, name)
+    if seen.image_id is not None:
+        require_header(ioctx, seen.image_id)
+    return seen
 
 
 def look_again(ioctx: rados.Ioctx, uuid: str, before: Sighting) -> Sighting | None:

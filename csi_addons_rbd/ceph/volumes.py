@@ -9,25 +9,48 @@ from functools import partial
 from typing import Final
 
 import rados
-import rbd
 
+from csi_addons_rbd.ceph.absence import (
+    find_recreated,
+    find_traces,
+    look_at_those_in_use,
+    not_absent,
+    require_only_one,
+    told,
+)
 from csi_addons_rbd.ceph.connections import Connections, Purpose
 from csi_addons_rbd.ceph.mirror import CephImage
-from csi_addons_rbd.ceph.rbd_header import require_header
-from csi_addons_rbd.ceph.resync_records import read_record
-from csi_addons_rbd.ceph.sightings import NOT_FOUND, Sighting, look, look_again, read_name
+from csi_addons_rbd.ceph.sightings import NOT_FOUND, Sighting, look_again, look_at, read_name
 from csi_addons_rbd.ceph.translate import translating
+from csi_addons_rbd.ceph.uuid_search import Elsewhere
 from csi_addons_rbd.replication.calls import Call, Place
+from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import (
     NOTHING_TO_DO,
+    CephFailure,
     DriverError,
     ImageBeingDeleted,
     ImageInTrash,
     PermissionDenied,
+    Unauthenticated,
+    VolumeElsewhere,
     VolumeNotFound,
 )
 from csi_addons_rbd.replication.image import Absent, Found, ImageSpec
 
+_OBSTACLES: Final = (
+    PermissionDenied,
+    Unauthenticated,
+    ImageInTrash,
+    ImageBeingDeleted,
+    VolumeElsewhere,
+    CephFailure,
+)
+"""What may be found in one place while another holds the image."""
+_UNREAD: Final = (PermissionDenied, CephFailure)
+"""Of these: nothing was seen of the image there, so where else it is says more."""
+_MARGIN: Final = 1.0
+"""Seconds that a search ends before its call."""
 _REMEMBERED: Final = 10_000
 """Volumes to which the way is remembered."""
 
@@ -40,44 +63,55 @@ class Volumes:
         self._remembering = threading.Lock()
         self._seen: dict[tuple[Place, str], Sighting] = {}
 
-    def resolve(self, call: Call, places: Iterable[Place]) -> Found | Absent:
+    def resolve(self, call: Call, places: Iterable[Place], until: Deadline) -> Found | Absent:
         """Return the first image that the call's handle leads to.
 
         Raises:
-            VolumeNotFound: every place answered and holds no such image.
+            VolumeNotFound: every place answered and holds no such image, nor is there one whose
+                name ends in the volume's uuid elsewhere in what is mirrored of the cluster.
+            VolumeElsewhere: there is, or it could not be looked for everywhere.
             PermissionDenied: a place may not be read, and no other holds the image.
             ImageInTrash: the image was moved to the trash.
         """
+        places = tuple(places)
+        until = until.earlier(_MARGIN)
         obstacle: DriverError | None = None
-        searched: list[str] = []
         for place in places:
             try:
-                found = self._look(place, call)
-            except (PermissionDenied, ImageInTrash, ImageBeingDeleted) as exc:
+                found = self._look(place, call, until)
+            except _OBSTACLES as exc:
                 # another place may still hold the image itself
                 obstacle = obstacle or exc
                 continue
             if found is not None:
                 return found
-            searched.append(f"pool {place.pool} of cluster {place.cluster}")
-        if obstacle is not None:
+        if obstacle is not None and not isinstance(obstacle, _UNREAD):
             raise obstacle
+        searched = ", ".join(f"pool {each.pool} of cluster {each.cluster}" for each in places)
+        rest = Elsewhere(self._connections, call.credentials, call.volume.uuid, until)
+        rest.run(places)
+        if obstacle is not None and not rest.found:
+            raise obstacle
+        if rest.found or rest.unfinished:
+            raise not_absent(call, rest, places[0].cluster, searched)
         raise VolumeNotFound(
-            f"volume {call.volume} exists nowhere it may lie: searched {', '.join(searched)}, "
-            "images and trash"
+            f"volume {call.volume} exists nowhere it may lie: searched {searched}, images and "
+            "trash, and what else is mirrored there for its uuid"
         )
 
-    def _look(self, place: Place, call: Call) -> Found | Absent | None:
+    def _look(self, place: Place, call: Call, until: Deadline) -> Found | Absent | None:
         lend = partial(self._connections.use, place, call.credentials, Purpose.READ)
         with lend() as cluster, _opened(cluster, place) as ioctx:
             if ioctx is not None:
-                return self._inspect(ioctx, place, call)
+                return self._inspect(ioctx, place, call, until)
         # a pool made a moment ago may be newer than the client's map
         self._connections.learn_map(place, call.credentials, Purpose.READ)
         with lend() as cluster, _opened(cluster, place) as ioctx:
-            return None if ioctx is None else self._inspect(ioctx, place, call)
+            return None if ioctx is None else self._inspect(ioctx, place, call, until)
 
-    def _inspect(self, ioctx: rados.Ioctx, place: Place, call: Call) -> Found | Absent | None:
+    def _inspect(
+        self, ioctx: rados.Ioctx, place: Place, call: Call, until: Deadline
+    ) -> Found | Absent | None:
         uuid = call.volume.uuid
         with translating(
             f"reading the way to volume {uuid} in pool {place.pool} of {place.cluster}"
@@ -102,11 +136,33 @@ class Volumes:
         )
         with translating(f"looking for {spec}"):
             try:
-                seen = seen or _look(ioctx, name)
+                seen = seen or look_at(ioctx, name)
             except rados.ObjectNotFound:
-                return _absence(ioctx, image)
+                return self._absence(ioctx, image, call, until)
         self._remember((place, uuid), seen)
         return Found(image=replace(image, found=seen))
+
+    def _absence(
+        self, ioctx: rados.Ioctx, image: CephImage, call: Call, until: Deadline
+    ) -> Found | Absent | None:
+        """Tell what is there by another name, in the trash or coming back from what is gone."""
+        with translating(f"looking for traces of {image.spec}"):
+            recreated = find_recreated(ioctx, image)
+            if recreated is not None:
+                return recreated
+            traces = find_traces(ioctx, image, until)
+            in_use = look_at_those_in_use(ioctx, traces)
+        if in_use:
+            return Found(image=require_only_one(image, in_use, traces, call))
+        trashed = [each for each in traces if each.source]
+        if any(each.of_mirroring for each in trashed):
+            raise ImageBeingDeleted(
+                f"{image.spec} is being deleted by rbd-mirror, since its primary is mirrored no "
+                f"longer; {NOTHING_TO_DO}"
+            )
+        if trashed:
+            raise ImageInTrash(f"{image.spec} is not in use: {told(image.spec, trashed)}")
+        return None
 
     def _remember(self, volume: tuple[Place, str], seen: Sighting) -> None:
         with self._remembering:
@@ -129,33 +185,3 @@ def _opened(cluster: rados.Rados, place: Place) -> Iterator[rados.Ioctx | None]:
     with ioctx:
         ioctx.set_namespace(place.namespace)
         yield ioctx
-
-
-def _look(ioctx: rados.Ioctx, name: str) -> Sighting:
-    """Look at an image whose header is there: a name may outlive it, or come before it."""
-    seen = look(ioctx, name)
-    if seen.image_id is not None:
-        require_header(ioctx, seen.image_id)
-    return seen
-
-
-def _absence(ioctx: rados.Ioctx, image: CephImage) -> Absent | None:
-    """Tell an image that a resync will bring back from one in the trash and one that is gone."""
-    spec = image.spec
-    with translating(f"looking for traces of {spec}"):
-        record = read_record(ioctx, spec)
-        if record is not None and not record.done:
-            return Absent(image=image, record=record)
-        trashed = {
-            entry["source"] for entry in rbd.RBD().trash_list(ioctx) if entry["name"] == spec.image
-        }
-    if "MIRRORING" in trashed:
-        raise ImageBeingDeleted(
-            f"{spec} is being deleted by rbd-mirror, since its primary is mirrored no longer; "
-            f"{NOTHING_TO_DO}"
-        )
-    if trashed:
-        raise ImageInTrash(
-            f"{spec} is in the trash; bring it back with 'rbd trash restore', or purge it"
-        )
-    return None

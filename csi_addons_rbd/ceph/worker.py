@@ -160,7 +160,7 @@ class Worker:
         if isinstance(ask.call, IdentifyCall):
             fsid = self._connections.identify(ask.places[0], ask.call.credentials)
             return Identified(fsid=fsid)
-        found = self._volumes.resolve(ask.call, ask.places)
+        found = self._volumes.resolve(ask.call, ask.places, ask.until)
         return self._replicator.answer(ask.call, found, ask.until)
 
     def _reply(self, ask: Ask, answer: Answer | DriverError) -> None:

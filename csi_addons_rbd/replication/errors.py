@@ -140,6 +140,12 @@ class ImageInTrash(PreconditionFailed):
     reason = "IMAGE_IN_TRASH"
 
 
+class VolumeElsewhere(PreconditionFailed):
+    """Not where the handle leads, and its absence is not proven: its uuid is found elsewhere."""
+
+    reason = "VOLUME_ELSEWHERE"
+
+
 class ParentNotMirrored(PreconditionFailed):
     """A clone can only be mirrored where its parent is, or without one."""
 

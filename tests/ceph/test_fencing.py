@@ -141,6 +141,6 @@ def _found(stage: Stage, volume: Volume, connections: Connections) -> MirroredIm
         volume=VolumeId(cluster=place.cluster, pool=place.pool, uuid=volume.uuid),
         credentials=credentials,
     )
-    found = Volumes(connections).resolve(call, (place,))
+    found = Volumes(connections).resolve(call, (place,), Deadline.after(30))
     assert isinstance(found, Found)
     return found.image
