@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is left of an image that is not found by its name: another name, the trash, a resync."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -56,11 +56,16 @@ def look_at_those_in_use(ioctx: rados.Ioctx, seen: Iterable[Trace]) -> Mapping[T
 
 
 def require_only_one(
-    image: CephImage, in_use: Mapping[Trace, Sighting], seen: Iterable[Trace], call: Call
+    image: CephImage,
+    in_use: Mapping[Trace, Sighting],
+    seen: Iterable[Trace],
+    call: Call,
+    named: Callable[[str], bool],
 ) -> CephImage:
     """Return the only image whose name ends in the uuid, if it is mirrored.
 
-    Disable may also find that it is mirrored no longer.
+    Or if ``named`` tells that a journal in another pool names it. Disable may also find that it is
+    mirrored no longer.
 
     Raises:
         VolumeElsewhere: there are several, or which it is proves nothing.
@@ -83,7 +88,8 @@ def require_only_one(
             f"{said}{trace.at(where)} is, whose name is no UTF-8, so that it cannot be opened; "
             "rename it"
         )
-    if sighting.mirroring is None and not isinstance(call, DisableCall):
+    proven = sighting.mirroring is not None or isinstance(call, DisableCall)
+    if not proven and not named(trace.name):
         raise VolumeElsewhere(
             f"{said}{trace.at(where)} is, which is not mirrored, so whether it is the volume is "
             "not proven; if it is, have ceph-csi write the journal (its omap generator), or run "

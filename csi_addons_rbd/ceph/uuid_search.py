@@ -11,6 +11,7 @@ names of images stand in values, too, and those are read.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -20,6 +21,7 @@ import rbd
 from csi_addons_rbd.ceph.connections import Connections, Purpose
 from csi_addons_rbd.ceph.encoding import Encoded, decoding
 from csi_addons_rbd.ceph.omaps import omap_pages
+from csi_addons_rbd.ceph.sightings import read_name
 from csi_addons_rbd.ceph.translate import translating
 from csi_addons_rbd.replication.calls import Credentials, Place
 from csi_addons_rbd.replication.deadline import Deadline
@@ -163,6 +165,24 @@ class Elsewhere:
                 return
             except (PermissionDenied, ClusterUnreachable, CephFailure) as exc:
                 self.unfinished.append(f"pool {name} ({exc.message})")
+
+    def journal_names(self, place: Place, image: str) -> bool:
+        """Tell whether a CSI journal in another pool of the place's cluster names this image."""
+        for pool, name in self._pools(place):
+            doing = f"looking for the journal of {self._uuid} in pool {name} of {place.cluster}"
+            other = replace(place, pool=pool)
+            with (
+                suppress(PermissionDenied, ClusterUnreachable, CephFailure, ImageVanished),
+                self._connections.use(other, self._credentials, Purpose.READ) as cluster,
+                translating(doing),
+                cluster.open_ioctx2(pool) as ioctx,
+                suppress(*_FORBIDDEN),
+            ):
+                for namespace in dict.fromkeys((place.namespace, "")):
+                    ioctx.set_namespace(namespace)
+                    if self._until.remaining and read_name(ioctx, self._uuid) == image:
+                        return True
+        return False
 
     def _pools(self, place: Place) -> tuple[tuple[int, str], ...]:
         with (

@@ -88,7 +88,7 @@ class Volumes:
         if obstacle is not None and not isinstance(obstacle, _UNREAD):
             raise obstacle
         searched = ", ".join(f"pool {each.pool} of cluster {each.cluster}" for each in places)
-        rest = Elsewhere(self._connections, call.credentials, call.volume.uuid, until)
+        rest = self._search(call, until)
         rest.run(places)
         if obstacle is not None and not rest.found:
             raise obstacle
@@ -98,6 +98,9 @@ class Volumes:
             f"volume {call.volume} exists nowhere it may lie: searched {searched}, images and "
             "trash, and what else is mirrored there for its uuid"
         )
+
+    def _search(self, call: Call, until: Deadline) -> Elsewhere:
+        return Elsewhere(self._connections, call.credentials, call.volume.uuid, until)
 
     def _look(self, place: Place, call: Call, until: Deadline) -> Found | Absent | None:
         lend = partial(self._connections.use, place, call.credentials, Purpose.READ)
@@ -153,7 +156,9 @@ class Volumes:
             traces = find_traces(ioctx, image, until)
             in_use = look_at_those_in_use(ioctx, traces)
         if in_use:
-            return Found(image=require_only_one(image, in_use, traces, call))
+            search = self._search(call, until)
+            named = partial(search.journal_names, image.place)
+            return Found(image=require_only_one(image, in_use, traces, call, named))
         trashed = [each for each in traces if each.source]
         if any(each.of_mirroring for each in trashed):
             raise ImageBeingDeleted(

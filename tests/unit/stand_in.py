@@ -67,6 +67,8 @@ class Pool(IntEnum):
     HERITAGE = 12
     REFUSED = 13
     FORBIDDEN = 14
+    DUMB = 15
+    """Like a cluster whose monitors answer, and whose OSDs do not."""
 
 
 _MUTE = (Pool.REFUSED, Pool.SILENT, Pool.CRASH, Pool.FORBIDDEN)

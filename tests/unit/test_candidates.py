@@ -166,7 +166,7 @@ def test_absence_needs_all_clusters(candidates: Candidates) -> None:
 
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize(
-    "pool", [Pool.REFUSED, Pool.ABSENT, Pool.CRASH, Pool.SILENT, Pool.FORBIDDEN]
+    "pool", [Pool.REFUSED, Pool.ABSENT, Pool.CRASH, Pool.SILENT, Pool.DUMB, Pool.FORBIDDEN]
 )
 def test_a_read_is_answered_by_the_first_cluster_that_can(
     candidates: Candidates, pool: Pool, *, named: bool

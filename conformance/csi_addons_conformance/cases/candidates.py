@@ -56,7 +56,7 @@ def peer_refuses_the_key(stage: Stage) -> None:
     """Both sites' handles of a volume work here, though the peer's cluster is asked, too."""
     client, site = stage.here.client, stage.here.site
     with _both_clusters(stage.here, stage.there):
-        for own in (True, False):
+        for own in (False, True):
             volume = stage.volume()
             handle = volume.handle if own else handle_of(stage.there.site, volume.uuid)
             expect(client.enable(handle), "OK", within=10)

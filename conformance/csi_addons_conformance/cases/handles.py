@@ -266,7 +266,9 @@ def mapped_beside_own(stage: Stage) -> None:
     """When the own cluster is configured and has no such pool, the mapped pair is tried."""
     site, volume = stage.here.site, stage.volume()
     handle = _handle(site.cluster_id, _NO_POOL, volume.uuid)
-    expect(stage.here.client.enable(handle), "NOT_FOUND")
+    # it is in another mirrored pool than the handle says
+    answer = stage.here.client.enable(handle)
+    expect(answer, "FAILED_PRECONDITION", reason="VOLUME_ELSEWHERE", saying=(volume.image,))
     pair = {
         "clusterIDMapping": {site.cluster_id: "second-name"},
         "RBDPoolIDMapping": [{str(_NO_POOL): str(site.pool_id)}],
@@ -335,7 +337,8 @@ def namespace(stage: Stage) -> None:
         with stage.here.image(inside, namespace=name) as image:
             state = image.mirror_image_get_info()["state"]
         require(state == rbd.RBD_MIRROR_IMAGE_ENABLED, "mirroring inside of it is on", state)
-        expect(client.enable(outside, mirroringMode=stage.mode), "NOT_FOUND")
+        answer = client.enable(outside, mirroringMode=stage.mode)
+        expect(answer, "FAILED_PRECONDITION", reason="VOLUME_ELSEWHERE")
         expect(client.disable(handle), "OK")
         site.rbd("mirror", "pool", "disable", f"{site.pool}/{name}")
 

@@ -47,6 +47,12 @@ def _without_journal(site: Site, volume: Volume) -> None:
         ioctx.remove_object(f"csi.volume.{volume.uuid}")
 
 
+def _write_journal(ioctx: rados.Ioctx, volume: Volume) -> None:
+    with rados.WriteOpCtx() as operation:
+        ioctx.set_omap(operation, ("csi.imagename",), (volume.image,))
+        ioctx.operate_write_op(operation, f"csi.volume.{volume.uuid}")
+
+
 @contextmanager
 def _pool(site: Site, name: str, *, mirrored: bool, namespace: str = "") -> Iterator[str]:
     """Lend a pool, or a namespace in one, as the ``rbd`` command names it."""
@@ -76,10 +82,8 @@ def _pool(site: Site, name: str, *, mirrored: bool, namespace: str = "") -> Iter
 def prefix_without_journal(stage: Stage) -> None:
     """With volumeNamePrefix and no journal on the secondary, a failover there and back works."""
     volume = _renamed(stage.here, stage.volume(), "team-a-")
-    journal = {"csi.imagename": volume.image}
-    with stage.here.site.ioctx() as ioctx, rados.WriteOpCtx() as operation:
-        ioctx.set_omap(operation, tuple(journal), tuple(journal.values()))
-        ioctx.operate_write_op(operation, f"csi.volume.{volume.uuid}")
+    with stage.here.site.ioctx() as ioctx:
+        _write_journal(ioctx, volume)
     here, there = stage.here.client, stage.there.client
     expect(here.enable(volume.handle, mirroringMode=stage.mode), "OK")
     poll(
@@ -100,6 +104,34 @@ def prefix_without_journal(stage: Stage) -> None:
     expect(there.disable(volume.handle), "OK")
     stage.there.site.rbd("rm", f"{stage.there.site.pool}/{volume.image}")
     settle(lambda: there.disable(volume.handle), "NOT_FOUND")
+
+
+@case(
+    "handles/journal-pool",
+    kind=Kind.SAFETY,
+    row="The journal may be missing on the secondary site, or stand in another pool "
+    "(csi.journalpool), and the image name may have any prefix",
+    modes=SNAPSHOT,
+    alone=True,
+)
+def journal_pool(stage: Stage) -> None:
+    """A journal in another pool proves which image is the volume; without it, nothing is done."""
+    site = stage.here.site
+    volume = _renamed(stage.here, stage.volume(), "team-a-")
+    _without_journal(site, volume)
+    with _pool(site, "journals", mirrored=False):
+        client = stage.here.client_of("of-journals", driver_caps(site.pool, "journals"))
+        answer = client.enable(volume.handle)
+        expect(answer, "FAILED_PRECONDITION", reason="VOLUME_ELSEWHERE", saying=(volume.image,))
+        with site.connect() as cluster, cluster.open_ioctx("journals") as ioctx:
+            _write_journal(ioctx, volume)
+        expect(client.enable(volume.handle), "OK")
+        require(stage.here.mirrored(volume), "a mirrored volume", "one that is not")
+    stage.await_copy(volume)
+    for each in (stage.here.client, stage.there.client):
+        expect(each.destination(volume.handle), "OK")
+    stage.move(stage.here, stage.there, volume)
+    require(stage.there.primary(volume), "a primary on dr2", "a secondary")
 
 
 @case(
