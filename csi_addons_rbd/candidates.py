@@ -175,12 +175,23 @@ class Candidates:
         with ExitStack() as asked:
             answers: list[_Ask] = []
             for group in groups:
+                ended = asked.enter_context(ExitStack())
                 try:
                     asking = self._workers.asking(question, group, bound)
-                    answers.append(asked.enter_context(asking))
+                    answers.append(_ending(ended, ended.enter_context(asking)))
                 except DriverError as exc:
                     answers.append(_raising(exc))
             yield answers
+
+
+def _ending(asked: ExitStack, ask: _Ask) -> _Ask:
+    """Have a question take no place of its cluster any more, once it is answered."""
+
+    def answer() -> Answer:
+        with asked:
+            return ask()
+
+    return answer
 
 
 def _raising(exc: DriverError) -> _Ask:

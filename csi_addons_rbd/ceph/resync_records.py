@@ -25,13 +25,22 @@ def read_record(ioctx: rados.Ioctx, spec: ImageSpec) -> ResyncRecord | None:
 
 
 def recorded_names(ioctx: rados.Ioctx) -> tuple[str, ...]:
-    """Name the images of which there are records in a pool or namespace."""
+    """Name the images of which there are records in a pool or namespace.
+
+    Raises:
+        CephFailure: a name is no text.
+    """
     prefix = f"metadata_{_PREFIX}"
     try:
         pages = omap_pages(ioctx, _OBJECT, prefix)
         return tuple(key.removeprefix(prefix) for page in pages for key in page)
     except rados.ObjectNotFound:
         return ()
+    except UnicodeDecodeError as exc:
+        raise CephFailure(
+            f"a key below {prefix} of {_OBJECT} is no UTF-8, so which image is to be copied anew "
+            "is not known; see 'rados listomapkeys', and remove it if no resync is under way"
+        ) from exc
 
 
 def record_in(text: str | None, spec: ImageSpec) -> ResyncRecord | None:

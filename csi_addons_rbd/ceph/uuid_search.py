@@ -157,12 +157,15 @@ class Elsewhere:
         for pool, name in self._pools(places[0]):
             place = replace(places[0], pool=pool, namespace="")
             try:
+                self._require_time()
                 self._pool(place, name, searched)
             except ImageVanished:
                 continue  # a pool that was just removed
             except TimeOverError:
-                self.unfinished.append(f"the time ran out in pool {name}")
+                self.unfinished.append(f"the time of the call ended at pool {name}")
                 return
+            except UnicodeDecodeError:
+                self.unfinished.append(f"pool {name} has a namespace whose name is no UTF-8")
             except (PermissionDenied, ClusterUnreachable, CephFailure) as exc:
                 self.unfinished.append(f"pool {name} ({exc.message})")
 
@@ -220,6 +223,10 @@ class Elsewhere:
             return
         self.found += [f"{each.at(where)} ({pool})" for each in seen if not each.of_mirroring]
 
+    def _require_time(self) -> None:
+        if not self._until.remaining:
+            raise TimeOverError
+
     def _may_not_read(self, ioctx: rados.Ioctx, where: str) -> None:
         """Note it, unless no image can be there."""
         if _may_hold_images(ioctx):
@@ -227,7 +234,7 @@ class Elsewhere:
 
 
 def _may_hold_images(ioctx: rados.Ioctx) -> bool:
-    """Tell whether images may be in a pool that cannot be read.
+    """Tell whether images may be in a pool that the key may not read.
 
     What the monitors tell of it needs no right to it: pools of file systems or of objects alone
     hold none, and a pool in which something is mirrored has at least one object.

@@ -49,7 +49,7 @@ _OBSTACLES: Final = (
 """What may be found in one place while another holds the image."""
 _UNREAD: Final = (PermissionDenied, CephFailure)
 """Of these: nothing was seen of the image there, so where else it is says more."""
-_MARGIN: Final = 1.0
+_MARGIN: Final = 0.25
 """Seconds that a search ends before its call."""
 _REMEMBERED: Final = 10_000
 """Volumes to which the way is remembered."""

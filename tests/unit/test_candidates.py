@@ -178,6 +178,21 @@ def test_a_read_is_answered_by_the_first_cluster_that_can(
     assert time.monotonic() - began < 4 + 2
 
 
+def test_who_a_cluster_is_takes_no_place_of_the_call(tmp_path: Path) -> None:
+    """At a limit of one call to a cluster, a read and a write still have theirs."""
+    metrics = Metrics(version="0", driver_name="rbd.test")
+    one = stand_in.config(tmp_path, "--max-calls-per-cluster", "1")
+    workers = Workers(stand_in.work, one, metrics)
+    try:
+        candidates = Candidates(workers, connect_timeout=5)
+        refused = place(Pool.REFUSED, "there")
+        for _ in range(2):
+            assert read(candidates, place(Pool.ANSWER), refused) == "here"
+            assert write(candidates, refused, place(WHERE)) == "here"
+    finally:
+        workers.close(2)
+
+
 def test_a_read_that_none_can_answer(candidates: Candidates) -> None:
     """The first reason that is not absence is told; absence only where all proved it."""
     with pytest.raises(Unauthenticated, match="cluster b "):
