@@ -25,6 +25,7 @@ from csi_addons_rbd.replication.calls import (
 )
 from csi_addons_rbd.replication.errors import (
     ClusterAmbiguous,
+    ClusterUnreachable,
     DeadlineExceeded,
     DriverError,
     Exhausted,
@@ -178,18 +179,27 @@ class Candidates:
                 ended = asked.enter_context(ExitStack())
                 try:
                     asking = self._workers.asking(question, group, bound)
-                    answers.append(_ending(ended, ended.enter_context(asking)))
+                    ask = ended.enter_context(asking)
+                    answers.append(_ending(ended, ask, group[0].cluster, bound))
                 except DriverError as exc:
                     answers.append(_raising(exc))
             yield answers
 
 
-def _ending(asked: ExitStack, ask: _Ask) -> _Ask:
+def _ending(asked: ExitStack, ask: _Ask, cluster: str, bound: Wait) -> _Ask:
     """Have a question take no place of its cluster any more, once it is answered."""
 
     def answer() -> Answer:
         with asked:
-            return ask()
+            try:
+                return ask()
+            except (ClusterUnreachable, DeadlineExceeded):
+                if bound.until.remaining:
+                    raise
+                raise ClusterUnreachable(
+                    f"cluster {cluster} did not tell within {bound.seconds:.0f} s whether it "
+                    "accepts the key; see its health, and the route to its monitors"
+                ) from None
 
     return answer
 
