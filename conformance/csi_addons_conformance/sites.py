@@ -155,6 +155,21 @@ class SiteUnderTest:
             found = dict(entries)
         return found[key].decode() if key in found else None
 
+    @contextmanager
+    def extra_pool(self, name: str) -> Iterator[None]:
+        """Have one pool of images more for the length of a block.
+
+        The driver's user may not read it, so what is gone is not NOT_FOUND meanwhile: no other
+        case may run beside.
+        """
+        self.site.ceph("osd", "pool", "create", name, "8")
+        try:
+            self.site.rbd("pool", "init", name)
+            yield
+        finally:
+            self.site.ceph("config", "set", "mon", "mon_allow_pool_delete", "true")
+            self.site.ceph("osd", "pool", "rm", name, name, "--yes-i-really-really-mean-it")
+
     # --- faults --------------------------------------------------------------------------------
 
     @contextmanager

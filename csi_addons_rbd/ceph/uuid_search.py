@@ -152,7 +152,13 @@ class Elsewhere:
         """Where it could not look, and why."""
 
     def run(self, places: tuple[Place, ...]) -> None:
-        """Search the cluster of these places, which were searched already."""
+        """Search the cluster of these places, which were searched already.
+
+        Raises:
+            ClusterUnreachable: no monitor tells which pools there are.
+        """
+        # a pool made a moment ago may be newer than the client's map
+        self._connections.learn_map(places[0], self._credentials, Purpose.READ)
         searched = frozenset((place.pool, place.namespace) for place in places)
         for pool, name in self._pools(places[0]):
             place = replace(places[0], pool=pool, namespace="")

@@ -141,26 +141,30 @@ def disabling(stage: Stage) -> None:
     kind=Kind.SPEC,
     row="Pool (or namespace) mirroring is off, or in pool mode → FAILED_PRECONDITION, with the "
     "command that sets it to image",
+    alone=True,
 )
 def pool_not_mirrored(stage: Stage) -> None:
     """A pool that is not mirrored, or as a whole, is refused with the command; then it is OK."""
     site, pool = stage.here.site, f"unmirrored-{stage.mode}"
-    volume = _volume_in_new_pool(stage.here, pool)
-    client = stage.here.client_of(f"user-of-{pool}", driver_caps(pool))
+    with stage.here.extra_pool(pool):
+        volume = _volume_in(stage.here, pool)
+        client = stage.here.client_of(f"user-of-{pool}", driver_caps(pool))
 
-    def ask() -> None:
-        refused = client.enable(volume.handle, mirroringMode=stage.mode)
-        expect(
-            refused, "FAILED_PRECONDITION", saying=(pool, f"rbd mirror pool enable {pool} image")
-        )
+        def ask() -> None:
+            refused = client.enable(volume.handle, mirroringMode=stage.mode)
+            expect(
+                refused,
+                "FAILED_PRECONDITION",
+                saying=(pool, f"rbd mirror pool enable {pool} image"),
+            )
 
-    ask()
-    site.rbd("mirror", "pool", "enable", pool, "pool")
-    ask()
-    site.rbd("mirror", "pool", "enable", pool, "image")
-    expect(client.enable(volume.handle, mirroringMode=stage.mode), "OK")
-    expect(client.disable(volume.handle), "OK")
-    site.rbd("mirror", "pool", "disable", pool)
+        ask()
+        site.rbd("mirror", "pool", "enable", pool, "pool")
+        ask()
+        site.rbd("mirror", "pool", "enable", pool, "image")
+        expect(client.enable(volume.handle, mirroringMode=stage.mode), "OK")
+        expect(client.disable(volume.handle), "OK")
+        site.rbd("mirror", "pool", "disable", pool)
 
 
 @case(
@@ -169,26 +173,26 @@ def pool_not_mirrored(stage: Stage) -> None:
     row="Pool (or namespace) mirroring is off, or in pool mode → FAILED_PRECONDITION, with the "
     "command that sets it to image",
     modes=SNAPSHOT,
+    alone=True,
 )
 def pool_for_namespaces(stage: Stage) -> None:
     """A pool of which only namespaces are mirrored (Ceph 20's init-only) is refused likewise."""
     site, pool = stage.here.site, "for-namespaces"
     if "init-only" not in site.rbd("help", "mirror", "pool", "enable"):
         raise SkippedError("Ceph knows no such mode of a pool before 20")
-    volume = _volume_in_new_pool(stage.here, pool)
-    client = stage.here.client_of(f"user-of-{pool}", driver_caps(pool))
-    site.rbd("mirror", "pool", "enable", pool, "init-only")
-    refused = client.enable(volume.handle, mirroringMode=stage.mode)
-    expect(refused, "FAILED_PRECONDITION", saying=(f"rbd mirror pool enable {pool} image",))
-    site.rbd("mirror", "pool", "enable", pool, "image")
-    expect(client.enable(volume.handle, mirroringMode=stage.mode), "OK")
-    expect(client.disable(volume.handle), "OK")
-    site.rbd("mirror", "pool", "disable", pool)
+    with stage.here.extra_pool(pool):
+        volume = _volume_in(stage.here, pool)
+        client = stage.here.client_of(f"user-of-{pool}", driver_caps(pool))
+        site.rbd("mirror", "pool", "enable", pool, "init-only")
+        refused = client.enable(volume.handle, mirroringMode=stage.mode)
+        expect(refused, "FAILED_PRECONDITION", saying=(f"rbd mirror pool enable {pool} image",))
+        site.rbd("mirror", "pool", "enable", pool, "image")
+        expect(client.enable(volume.handle, mirroringMode=stage.mode), "OK")
+        expect(client.disable(volume.handle), "OK")
+        site.rbd("mirror", "pool", "disable", pool)
 
 
-def _volume_in_new_pool(site: SiteUnderTest, pool: str) -> Volume:
-    site.site.ceph("osd", "pool", "create", pool, "8")
-    site.site.rbd("pool", "init", pool)
+def _volume_in(site: SiteUnderTest, pool: str) -> Volume:
     pools = json.loads(site.site.ceph("osd", "lspools", "--format", "json"))
     number = next(each["poolnum"] for each in pools if each["poolname"] == pool)
     name = str(uuid.uuid4())

@@ -88,23 +88,23 @@ def _await_first_sync(site: SiteUnderTest, volume: Volume) -> int:
     "info/no-peer",
     kind=Kind.SPEC,
     row="No peer configured → NOT_FOUND",
+    alone=True,
 )
 def no_peer(stage: Stage) -> None:
     """In a pool that is mirrored, but has no peer, it is NOT_FOUND."""
     site, pool = stage.here.site, f"no-peer-{stage.mode}"
-    site.ceph("osd", "pool", "create", pool, "8")
-    site.rbd("pool", "init", pool)
-    site.rbd("mirror", "pool", "enable", pool, "image")
-    moved = stage.volume()
-    site.rbd("create", f"{pool}/{moved.image}", "--size", "8M")
-    pools = json.loads(site.ceph("osd", "lspools", "--format", "json"))
-    number = next(each["poolnum"] for each in pools if each["poolname"] == pool)
-    handle = handle_of(site, moved.uuid).replace(f"{site.pool_id:016x}", f"{number:016x}")
-    client = stage.here.client_of(f"user-of-{pool}", driver_caps(pool))
-    expect(client.enable(handle, mirroringMode=stage.mode), "OK")
-    expect(client.info(handle), "NOT_FOUND")
-    expect(client.disable(handle), "OK")
-    site.rbd("mirror", "pool", "disable", pool)
+    with stage.here.extra_pool(pool):
+        site.rbd("mirror", "pool", "enable", pool, "image")
+        moved = stage.volume()
+        site.rbd("create", f"{pool}/{moved.image}", "--size", "8M")
+        pools = json.loads(site.ceph("osd", "lspools", "--format", "json"))
+        number = next(each["poolnum"] for each in pools if each["poolname"] == pool)
+        handle = handle_of(site, moved.uuid).replace(f"{site.pool_id:016x}", f"{number:016x}")
+        client = stage.here.client_of(f"user-of-{pool}", driver_caps(pool))
+        expect(client.enable(handle, mirroringMode=stage.mode), "OK")
+        expect(client.info(handle), "NOT_FOUND")
+        expect(client.disable(handle), "OK")
+        site.rbd("mirror", "pool", "disable", pool)
 
 
 # --- health ----------------------------------------------------------------------------------

@@ -54,22 +54,17 @@ def _write_journal(ioctx: rados.Ioctx, volume: Volume) -> None:
 
 
 @contextmanager
-def _pool(site: Site, name: str, *, mirrored: bool, namespace: str = "") -> Iterator[str]:
+def _pool(site: SiteUnderTest, name: str, *, mirrored: bool, namespace: str = "") -> Iterator[str]:
     """Lend a pool, or a namespace in one, as the ``rbd`` command names it."""
-    site.ceph("osd", "pool", "create", name)
-    site.rbd("pool", "init", name)
-    where = name
-    try:
+    with site.extra_pool(name):
+        where = name
         if mirrored:
-            site.rbd("mirror", "pool", "enable", name, "image")
+            site.site.rbd("mirror", "pool", "enable", name, "image")
         if namespace:
             where = f"{name}/{namespace}"
-            site.rbd("namespace", "create", where)
-            site.rbd("mirror", "pool", "enable", where, "image")
+            site.site.rbd("namespace", "create", where)
+            site.site.rbd("mirror", "pool", "enable", where, "image")
         yield where
-    finally:
-        site.ceph("config", "set", "mon", "mon_allow_pool_delete", "true")
-        site.ceph("osd", "pool", "rm", name, name, "--yes-i-really-really-mean-it")
 
 
 @case(
@@ -119,7 +114,7 @@ def journal_pool(stage: Stage) -> None:
     site = stage.here.site
     volume = _renamed(stage.here, stage.volume(), "team-a-")
     _without_journal(site, volume)
-    with _pool(site, "journals", mirrored=False):
+    with _pool(stage.here, "journals", mirrored=False):
         client = stage.here.client_of("of-journals", driver_caps(site.pool, "journals"))
         answer = client.enable(volume.handle)
         expect(answer, "FAILED_PRECONDITION", reason="VOLUME_ELSEWHERE", saying=(volume.image,))
@@ -178,6 +173,30 @@ def prefix_in_trash(stage: Stage) -> None:
 
 
 @case(
+    "handles/migration-source",
+    kind=Kind.SAFETY,
+    row=_ROW,
+    modes=SNAPSHOT,
+)
+def migration_source(stage: Stage) -> None:
+    """The source of a live migration is in the trash, too: it is named, and not to be purged."""
+    volume, pool = stage.volume(), stage.here.site.pool
+    target = f"{pool}/moved-{volume.uuid[:8]}"
+    stage.here.site.rbd("migration", "prepare", f"{pool}/{volume.image}", target)
+    for method in METHODS:
+        answer = stage.here.client.call(method, volume.handle)
+        expect(
+            answer,
+            "FAILED_PRECONDITION",
+            reason="IMAGE_IN_TRASH",
+            saying=(volume.image, "rbd migration abort"),
+        )
+        require("purge" not in answer.message, "no advice to remove it", answer)
+    stage.here.site.rbd("migration", "abort", target)
+    expect(stage.here.client.enable(volume.handle), "OK")
+
+
+@case(
     "handles/prefix-resync-record",
     kind=Kind.SAFETY,
     row="While the resync record stands no call says NOT_FOUND (Disable: ABORTED)",
@@ -209,7 +228,7 @@ def in_another_pool(stage: Stage) -> None:
     for number, (mirrored, namespace) in enumerate(((True, ""), (False, "tenant"), (False, ""))):
         name = f"elsewhere-{number}"
         client = stage.here.client_of(f"all-{number}", driver_caps(site.pool, name))
-        with _pool(site, name, mirrored=mirrored, namespace=namespace) as where:
+        with _pool(stage.here, name, mirrored=mirrored, namespace=namespace) as where:
             handle = handle_of(site, uuid_ := str(uuid.uuid4()))
             image = f"{where}/csi-vol-{uuid_}"
             site.rbd("create", image, "--size", "1M")
@@ -235,7 +254,7 @@ def may_not_look(stage: Stage) -> None:
     site, client = stage.here.site, stage.here.client
     handle = handle_of(site, str(uuid.uuid4()))
     expect(client.disable(handle), "NOT_FOUND", reason="VOLUME_NOT_FOUND")
-    with _pool(site, "hidden", mirrored=True):
+    with _pool(stage.here, "hidden", mirrored=True):
         poll(
             lambda: client.disable(handle).code == "FAILED_PRECONDITION",
             seconds=60,
