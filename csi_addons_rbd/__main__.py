@@ -35,8 +35,10 @@ _USAGE: Final = 2
 _DESCRIBE_SECONDS: Final = 60.0
 _DESCRIBE_AGAIN_SECONDS: Final = 10.0
 """How long loading the Ceph libraries may take, on a busy node."""
-_WORKERS_GRACE: Final = 0.5
-"""Seconds between SIGTERM and SIGKILL for workers, after the calls' own grace."""
+_WORKERS_END: Final = 0.5
+"""Seconds that killed workers may take to be gone."""
+_LAST_WORDS: Final = 0.5
+"""Seconds before the end of the grace in which calls that still run are answered."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -114,8 +116,11 @@ def serve(
     log.info("serving", endpoint=str(config.endpoint), driver=config.driver_name, version=version())
     os.read(stop, 1)
     log.info("stopping", grace=config.grace)
+    last_words = threading.Timer(max(config.grace / 2, config.grace - _LAST_WORDS), workers.give_up)
+    last_words.daemon = True
+    last_words.start()
     server.stop(config.grace)
-    workers.close(_WORKERS_GRACE)
+    workers.close(_WORKERS_END)
     log.info("stopped")
     logging.shutdown()
     # threads that still hang in a call must not keep the process

@@ -258,9 +258,9 @@ def _require_all(call: Call, leads: Leads, places: tuple[Place, ...]) -> None:
     """
     if leads.dropped and not any(place.cluster == call.volume.cluster for place in places):
         raise ClusterAmbiguous(
-            f"volume {call.volume} leads to cluster {', '.join(leads.dropped)}, too, which has no "
-            "monitors in config.json that can be used, so whether it accepts the key is not known, "
-            f"and cluster {places[0].cluster} was not changed; mend the entry, or {_NAME_THEM}"
+            f"volume {call.volume} leads to cluster {', '.join(leads.dropped)}, too, which cannot "
+            f"be asked whether it accepts the key ({leads.doubt}), so cluster {places[0].cluster} "
+            f"was not changed; mend the entry of config.json, or {_NAME_THEM}"
         )
 
 

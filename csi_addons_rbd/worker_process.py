@@ -24,6 +24,7 @@ from csi_addons_rbd.replication.errors import (
     DeadlineExceeded,
     DriverError,
     Exhausted,
+    Unavailable,
     WorkerLost,
 )
 
@@ -173,15 +174,25 @@ class Worker:
         """Tell whether a place, with monitors at these endpoints, is in this worker's cluster."""
         return self.name == place.cluster or bool(self.endpoints & endpoints)
 
+    def give_up(self) -> None:
+        """Answer what still waits: the driver ends, and its callers shall know why."""
+        with self._lock:
+            waiting, self._pending = tuple(self._pending.values()), {}
+        for each in waiting:
+            each.set_exception(
+                Unavailable(
+                    "the driver is shutting down in the middle of the call; what it was doing may "
+                    f"or may not have happened, and the next call finds out; {NOTHING_TO_DO}"
+                )
+            )
+
     def end(self) -> None:
-        """Ask the process to end."""
-        self._process.terminate()
+        """Kill the process; it is as safe as at any other moment."""
+        self._process.kill()
 
     def wait(self, seconds: float) -> None:
-        """Wait until the process has ended, and kill it when it has not in time."""
-        if not self._buried.wait(seconds):
-            self._process.kill()
-            self._buried.wait(_KILL_SECONDS)
+        """Wait until the process has ended."""
+        self._buried.wait(seconds)
 
     def lost(self) -> WorkerLost:
         """Return the error for a call that this worker will not answer."""

@@ -14,7 +14,7 @@ import multiprocessing
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
@@ -73,14 +73,21 @@ class Workers:
         """
         return self._worker(places[0]).asking(call, places, wait)
 
-    def close(self, grace: float) -> None:
-        """End all workers: SIGTERM, and SIGKILL after ``grace`` seconds."""
+    def give_up(self) -> None:
+        """Answer what still waits for a worker, and whatever comes: the driver ends."""
         with self._lock:
             self._closed = True
             workers = tuple(self._workers)
         for worker in workers:
+            worker.give_up()
+
+    def close(self, seconds: float) -> None:
+        """End all workers, and wait so many seconds at most until they have ended."""
+        self.give_up()
+        workers = tuple(self._workers)
+        for worker in workers:
             worker.end()
-        until = time.monotonic() + grace
+        until = time.monotonic() + seconds
         for worker in workers:
             worker.wait(max(0.0, until - time.monotonic()))
 
@@ -167,8 +174,9 @@ def _run_worker(
     left_behind: tuple[str, ...],
 ) -> None:
     """Run a worker, in its own process; the first call brings the first key."""
-    # the serving process decides when this one ends; a terminal's Ctrl-C reaches the whole group
-    _hear_all_but({signal.SIGINT})
+    # the serving process decides when this one ends, and kills it then; a terminal's Ctrl-C, and
+    # the SIGTERM of some supervisors, reach the whole group, and its calls have some time yet
+    _be_deaf()
     forbid_core_dumps()
     main(connection, config, name, left_behind)
 
@@ -195,7 +203,7 @@ def run_once(main: Callable[[Connection], None], seconds: float) -> str:
 
 
 def _run_once(main: Callable[[Connection], None], connection: Connection) -> None:
-    _hear_all_but(_ENDING)
+    _be_deaf()
     with suppress(BrokenPipeError):  # nobody waits any more
         main(connection)
 
@@ -214,8 +222,9 @@ def _unhearing() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, heard)
 
 
-def _hear_all_but(ignored: Collection[signal.Signals]) -> None:
-    for number in ignored:
+def _be_deaf() -> None:
+    """Ignore what is to end the serving process."""
+    for number in _ENDING:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 

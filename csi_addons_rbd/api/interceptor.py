@@ -11,9 +11,10 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate, takewhile
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -62,9 +63,11 @@ _QUIET: Final = ("/identity.Identity/Probe", "/grpc.health.", "/grpc.reflection.
 _QUIET_WHEN_OK: Final = "/replication.Controller/GetVolumeReplicationInfo"
 """Asked about every volume over and over; what it says is in the metrics."""
 _MESSAGE_MOST: Final = 1500
-"""Characters of an error text: it travels twice, in metadata that clients limit to 8 KiB."""
+"""Bytes of an error text: it travels twice, in metadata that clients limit to 8 KiB."""
 _MESSAGE_END: Final = 400
-"""Characters that a shortened text keeps of its end, which says what to do."""
+"""Bytes that a shortened text keeps of its end, which says what to do."""
+_METHOD_MOST: Final = 100
+"""Characters of an unknown method's name in the log."""
 
 
 def status_of(error: errors.DriverError) -> grpc.StatusCode:
@@ -117,9 +120,11 @@ class CallInterceptor(grpc.ServerInterceptor):
     ) -> "grpc.RpcMethodHandler[Any, Any] | None":
         """Return the method's handler, wrapped."""
         handler = continuation(handler_call_details)
-        if handler is None or handler.request_streaming or handler.response_streaming:
-            return handler
         method = handler_call_details.method
+        if handler is None:
+            return self._unknown(method)
+        if handler.request_streaming or handler.response_streaming:
+            return handler
         gated = method.startswith(_GATED)
         awaited = self._awaited if gated else self._awaited_aside
 
@@ -137,6 +142,31 @@ class CallInterceptor(grpc.ServerInterceptor):
         # the message can be ended, and (de)serialised in here, where what is wrong is named
         return grpc.stream_unary_rpc_method_handler(behavior)
 
+    def _unknown(self, method: str) -> "grpc.RpcMethodHandler[Any, Any]":
+        """Return what answers a call of a method that is not served, or not by this version."""
+
+        def refuse(_: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+            shown = method[:_METHOD_MOST]
+            self._begin(shown)
+            outcome = _Outcome(
+                code=grpc.StatusCode.UNIMPLEMENTED,
+                reason=errors.Unsupported.reason,
+                message=f"method {shown!r} is not known; see 'grpcurl … list' for those that are",
+            )
+            _log_outcome(shown, outcome, 0)
+            self._abort(outcome, context)
+            yield b""
+
+        behavior: _Handler = refuse
+        behavior.experimental_thread_pool = self._aside
+        return grpc.stream_stream_rpc_method_handler(behavior)
+
+    def _begin(self, method: str) -> None:
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(
+            call_id=f"{self._run}-{next(self._numbers)}", method=method
+        )
+
     def _carry_out(
         self,
         method: str,
@@ -144,10 +174,7 @@ class CallInterceptor(grpc.ServerInterceptor):
         raw: bytes | None,
         context: grpc.ServicerContext,
     ) -> _Outcome:
-        structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(
-            call_id=f"{self._run}-{next(self._numbers)}", method=method
-        )
+        self._begin(method)
         outcome = _Outcome()
         began = time.perf_counter()
         self._metrics.calls_in_flight.labels(method).inc()
@@ -188,7 +215,10 @@ class CallInterceptor(grpc.ServerInterceptor):
         call_id = structlog.contextvars.get_contextvars()["call_id"]
         message = outcome.message
         if outcome.code is grpc.StatusCode.INTERNAL:
-            message = f"an internal error of the driver; its log has the details of call {call_id}"
+            message = (
+                "an internal error of the driver; report it, with the lines of its log about call "
+                f"{call_id}"
+            )
         details = AnyMessage()
         details.Pack(
             ErrorInfo(
@@ -212,9 +242,17 @@ def _told(message: str, reason: str) -> str:
     """
     text, token = message.encode(errors="replace").decode(), f" [{reason}]"
     room = _MESSAGE_MOST - len(token)
-    if len(text) > room:
-        text = f"{text[: room - _MESSAGE_END - 3]} … {text[-_MESSAGE_END:]}"
+    if _fitting(text, room) < len(text):
+        begin = text[: _fitting(text, room - _MESSAGE_END)]
+        end = text[-_fitting(reversed(text), _MESSAGE_END) :]
+        text = f"{begin} … {end}"
     return text + token
+
+
+def _fitting(text: Iterable[str], most: int) -> int:
+    """Count the characters that take so many bytes at most, as grpc writes them."""
+    sizes = (1 if " " <= each <= "~" and each != "%" else 3 * len(each.encode()) for each in text)
+    return sum(1 for _ in takewhile(lambda size: size <= most, accumulate(sizes)))
 
 
 def _read(method: str, handler: _Handler, raw: bytes | None) -> Message:

@@ -62,15 +62,18 @@ def enable(request: pb.EnableVolumeReplicationRequest) -> EnableCall:
 
 def disable(request: pb.DisableVolumeReplicationRequest) -> DisableCall:
     """Read a DisableVolumeReplication request."""
-    parameters = known(request.parameters)
-    force = flag(parameters, "force")
     try:
         volume = _volume(request)
     except UnknownHandleVersion:
         raise
     except InvalidHandle as exc:  # for ever: the controller could never let go of it
         raise NeverEnabled(f"{exc.message}; no replication was ever enabled under it") from exc
-    return DisableCall(volume=volume, credentials=credentials(request.secrets), force=force)
+    parameters = known(request.parameters)
+    return DisableCall(
+        volume=volume,
+        credentials=credentials(request.secrets),
+        force=flag(parameters, "force"),
+    )
 
 
 def promote(request: pb.PromoteVolumeRequest) -> PromoteCall:

@@ -45,7 +45,7 @@ def decoding(what: str) -> Iterator[None]:
     except (struct.error, KeyError, ValueError) as exc:
         raise CephFailure(
             f"{what} cannot be read: it is damaged, or of a release of Ceph newer than this "
-            "driver knows"
+            "driver knows; see the image's health with 'rbd info', and use a newer driver"
         ) from exc
 
 

@@ -396,7 +396,7 @@ class LeasedCephImage(CephImage):
                     self.note(_SWITCHED_ON, str(noted))
                     raise FeaturesMissing(
                         f"{self.spec} lacks the feature {name}, which journal mode needs, and it "
-                        "cannot be switched on"
+                        "cannot be switched on; use mirroringMode=snapshot"
                     ) from exc
 
     def _header(self) -> Header:

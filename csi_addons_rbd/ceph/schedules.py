@@ -103,7 +103,10 @@ def require_done(code: int, status: str, doing: str) -> None:
             f"{doing}: the user's caps do not allow it; needed is 'profile rbd' for mgr"
         )
     if code != 0:
-        raise ManagerUnavailable(f"{doing}: the manager answered {code}, {status.strip()!r}")
+        raise ManagerUnavailable(
+            f"{doing}: the manager answered {code}, {status.strip()!r}; the controller retries; if "
+            "it comes again, see 'ceph mgr stat' and the manager's log"
+        )
 
 
 def _arguments(schedule: Schedule) -> dict[str, str]:

@@ -96,7 +96,8 @@ class Volumes:
             raise not_absent(call, rest, places[0].cluster, searched)
         raise VolumeNotFound(
             f"volume {call.volume} exists nowhere it may lie: searched {searched}, images and "
-            "trash, and what else is mirrored there for its uuid"
+            "trash, and what else is mirrored there for its uuid; where it should be, compare the "
+            "pool ids of both sites with cluster-mapping.json"
         )
 
     def _search(self, call: Call, until: Deadline) -> Elsewhere:

@@ -37,7 +37,6 @@ from csi_addons_rbd.replication.calls import (
     Reply,
 )
 from csi_addons_rbd.replication.errors import (
-    NOTHING_TO_DO,
     ClientBlocklisted,
     DriverError,
     Exhausted,
@@ -124,7 +123,10 @@ class Worker:
             except (EOFError, OSError):
                 os._exit(0)
             if not self._free.acquire(blocking=False):
-                busy = f"too many calls to this cluster still run; {NOTHING_TO_DO}"
+                busy = (
+                    "too many calls to this cluster still run; the controller retries; if it "
+                    "lasts, see the cluster's health"
+                )
                 self._reply(ask, Exhausted(busy))
                 continue
             try:

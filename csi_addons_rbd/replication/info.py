@@ -52,9 +52,12 @@ def replication_info(
         SyncInfoMissing: no peer, or none that ever completed a copy.
     """
     if not view.primary:
-        raise NotPrimary(f"{spec} is secondary; ask on the site where it is primary")
+        raise NotPrimary(f"{spec} is secondary; only the site where it is primary can tell")
     if not view.peered:
-        raise SyncInfoMissing(f"{spec} has no peer: its pool is mirrored to nowhere")
+        raise SyncInfoMissing(
+            f"{spec} has no peer: its pool is mirrored to nowhere; add one with "
+            "'rbd mirror pool peer bootstrap'"
+        )
     last = last_sync(view, observation)
     wanted = wanted_schedule(view.notes) or ended_schedule(view.notes)
     findings = _findings(view, observation, wanted, last)
@@ -65,7 +68,8 @@ def replication_info(
         words = "; ".join(found.words for found in findings)
         raise SyncInfoMissing(
             f"no complete copy of {spec} on a peer is known of since it became primary here"
-            f"{'; ' + words if words else ''}"
+            f"{'; ' + words if words else ''}; wait for the first copy, and if it does not come, "
+            "see rbd-mirror of the peer's site"
         )
     report = _furthest_behind(view)
     return ReplicationInfo(

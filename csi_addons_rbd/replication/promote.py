@@ -132,7 +132,8 @@ def require_complete_copy(spec: ImageSpec, view: MirrorView, observation: Observ
         )
     raise NoCompleteCopy(
         f"{spec} was never copied completely and no peer is up to go on: "
-        f"there is nothing here to promote; {_local_words(view)}"
+        f"there is nothing here to promote; {_local_words(view)}; bring the peer back, or restore "
+        "the volume from a backup"
     )
 
 

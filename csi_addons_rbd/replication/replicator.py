@@ -24,7 +24,6 @@ from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.demote import demote
 from csi_addons_rbd.replication.errors import (
     LEASE_LOSSES,
-    NOTHING_TO_DO,
     DriverError,
     ImageRecreating,
     NotEnabled,
@@ -72,6 +71,7 @@ from csi_addons_rbd.replication.vanished import let_go
 
 _MARGIN: Final = 5
 """Seconds that a waiting call ends before its caller's deadline."""
+_IF_STILL: Final = "if nothing moves for minutes, see rbd-mirror of this site"
 _BRIEF: Final = 1.0
 """Seconds that a call waits for the manager which has nothing else to do."""
 _HEARTBEAT: Final = 30
@@ -324,7 +324,7 @@ def _answer_for_absent(call: Call, absent: Absent) -> Answer:
         return None
     raise ImageRecreating(
         f"{absent.image.spec} was deleted by a resync and is being copied anew by rbd-mirror of "
-        f"this site; {NOTHING_TO_DO}"
+        f"this site; the controller retries; {_IF_STILL}"
     )
 
 
@@ -358,7 +358,7 @@ def _require_no_recreation(
     if disabling is None or not cannot_happen(image, record, disabling):
         raise ImageRecreating(
             f"{image.spec} is being deleted and copied anew by rbd-mirror, as a resync asked for; "
-            f"{NOTHING_TO_DO}"
+            f"the controller retries; {_IF_STILL}"
         )
     if not force:
         raise ImageRecreating(

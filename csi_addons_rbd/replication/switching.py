@@ -95,7 +95,10 @@ def enable(image: MirroredImage, view: MirrorView, call: EnableCall, until: Dead
 
 
 def _being_switched_off(spec: ImageSpec) -> MirroringDisabling:
-    return MirroringDisabling(f"mirroring of {spec} is being switched off; {NOTHING_TO_DO}")
+    return MirroringDisabling(
+        f"mirroring of {spec} is being switched off; the controller "
+        f"retries; if it lasts for minutes, 'rbd status {spec.path}' shows who has it open"
+    )
 
 
 @contextmanager
@@ -139,7 +142,8 @@ def _settle_parents(image: MirroredImage, call: EnableCall) -> None:
     if call.flatten is FlattenMode.FORCE:
         raise Flattening(
             f"{image.spec} is a clone of {chain}; the manager is making it independent, "
-            f"{image.flatten()} done; {NOTHING_TO_DO}"
+            f"{image.flatten()} done; the controller retries; if it stands still, see 'ceph rbd "
+            "task list'"
         )
     if parents[0].trashed or not parents[0].mirrored:
         raise ParentNotMirrored(

@@ -13,7 +13,7 @@ from csi_addons_rbd.replication.errors import InvalidHandle, UnknownHandleVersio
 
 _VERSION: Final = "0001"
 _HEAD: Final = re.compile(r"(?P<version>[0-9a-f]{4})-(?P<length>[0-9a-f]{4})-", re.IGNORECASE)
-_LATER: Final = re.compile(r"00(?!00|01)[0-9a-f]{2}-", re.IGNORECASE)
+_LATER: Final = re.compile(r"00(?!00|01)[0-9a-f]{2}-[0-9a-f]{4}-", re.IGNORECASE)
 """How a handle begins whose layout is counted on from this one."""
 _TAIL: Final = re.compile(
     r"-(?P<pool>[0-9a-f]{16})-(?P<uuid>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})",

@@ -187,6 +187,17 @@ def test_unserialisable_answer(running: Running) -> None:
     assert running.sample(f'csi_addons_rbd_calls_total{{code="INTERNAL",method="{_METHOD}"}}') == 1
 
 
+@pytest.mark.parametrize("method", [f"{_METHOD}Twice", "/no.Service/Call", "/" + "x" * 5000])
+def test_an_unknown_method(running: Running, method: str) -> None:
+    """What a newer controller may call says so in the same way, also in the log."""
+    with capture_logs() as logs, refusal() as caught:
+        running.channel.unary_unary(method)(b"", timeout=10)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED  # type: ignore[attr-defined]
+    assert caught.value.details().endswith(" [UNSUPPORTED]")  # type: ignore[attr-defined]
+    assert info_of(caught.value).reason == "UNSUPPORTED"
+    assert [each["code"] for each in logs if each["event"] == "call"] == ["UNIMPLEMENTED"]
+
+
 def test_bytes_that_are_no_request(running: Running) -> None:
     """Bytes that are not a request are the caller's mistake."""
     call = running.channel.unary_unary(_METHOD)
@@ -196,7 +207,15 @@ def test_bytes_that_are_no_request(running: Running) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["\ud800 half a pair", "x" * 100_000, "ünïcödé " * 1000, "a\nb\0c"]
+    "text",
+    [
+        "\ud800 half a pair",
+        "x" * 100_000,
+        "ünïcödé " * 1000,
+        "a\nb\0c",
+        "\U0001f4a5" * 1400,
+        "%" * 1400,
+    ],
 )
 def test_odd_texts_arrive(running: Running, text: str) -> None:
     """Whatever a message holds, the status arrives, and its end says who acts, and its reason."""

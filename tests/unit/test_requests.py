@@ -144,6 +144,7 @@ def test_malformed_handle() -> None:
         " ",
         "cafe-0001-data",
         "0000-data",
+        "0010-my-image",
         "x" * 5000,
         _HANDLE[:-1],
         f"{_HANDLE} ",
@@ -169,10 +170,19 @@ def test_disable_of_an_unknown_version(version: str) -> None:
 
 def test_disable_of_an_unknown_layout() -> None:
     """A version that is counted on from this one may look otherwise."""
-    for handle in ("0002-anything", "00a0-1234-short"):
+    for handle in ("0002-0009-anything", "00a0-1234-short"):
         request = pb.DisableVolumeReplicationRequest(replication_source=source(handle))
         with pytest.raises(InvalidHandle, match=r"volume_id .* malformed"):
             requests.disable(request)
+
+
+def test_disable_of_what_is_no_handle_by_a_class_that_is_wrong() -> None:
+    """A class cannot be edited, so what is wrong with it must not keep the volume, either."""
+    request = pb.DisableVolumeReplicationRequest(
+        replication_source=source("garbage"), parameters={"force": "maybe"}
+    )
+    with pytest.raises(NeverEnabled):
+        requests.disable(request)
 
 
 def test_disable_that_names_no_volume() -> None:

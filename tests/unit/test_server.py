@@ -551,6 +551,33 @@ def test_stop_by_a_signal_that_another_thread_received(start: Callable[..., Driv
     assert driver.process.wait(10) == 0
 
 
+def test_stop_of_the_whole_group(start: Callable[..., Driver]) -> None:
+    """Some supervisors end the group: a call that still runs has its grace all the same."""
+    driver = start("--grace", "5").started()
+    request = replication_pb2.ResyncVolumeRequest(**fields(Pool.LATE))
+    call = driver.controller.ResyncVolume.future(request, timeout=10)
+    eventually(lambda: bool(driver.workers()))
+    for pid in (driver.process.pid, *driver.workers()):
+        os.kill(pid, signal.SIGTERM)
+    assert call.result(10).ready is False
+    assert driver.process.wait(30) == 0
+    assert not [each for each in driver.events() if each["event"] == "a worker was lost"]
+
+
+def test_stop_says_why_a_call_is_given_up(start: Callable[..., Driver]) -> None:
+    """Its caller is told what happened, and who goes on, before the server cancels it."""
+    driver = start("--grace", "2").started()
+    request = replication_pb2.DemoteVolumeRequest(**fields(Pool.SILENT))
+    call = driver.controller.DemoteVolume.future(request, timeout=30)
+    eventually(lambda: bool(driver.workers()))
+    driver.process.terminate()
+    error = call.exception(30)
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert "shutting down" in error.details()
+    assert error.details().endswith("the controller retries; nothing to do [UNAVAILABLE]")
+    assert driver.process.wait(30) == 0
+
+
 @pytest.mark.parametrize("environ", [{}, {"STUBBORN": "1"}])
 def test_stop_with_a_hung_call(start: Callable[..., Driver], environ: dict[str, str]) -> None:
     """A call that hangs keeps neither the process nor a worker beyond grace plus 2 s."""
@@ -599,7 +626,15 @@ def test_a_part_that_cannot_be_read_forbids_to_say_absent(
         driver.controller.DisableVolumeReplication(request, timeout=10)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert named in caught.value.details()
+    # where the cluster that cannot be asked may be this site's, the other one is not written to
+    asked = "CLUSTER_AMBIGUOUS" if config else "nothing on cluster here"
+    assert asked in caught.value.details()
+    reading = replication_pb2.GetVolumeReplicationInfoRequest(**fields(volume[1], volume[0]))
+    with pytest.raises(grpc.RpcError) as caught:
+        driver.controller.GetVolumeReplicationInfo(reading, timeout=10)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "nothing on cluster here" in caught.value.details()
+    assert named in caught.value.details()
     # what is there is served
     answered = replication_pb2.DisableVolumeReplicationRequest(**fields(Pool.ANSWER))
     driver.controller.DisableVolumeReplication(answered, timeout=10)

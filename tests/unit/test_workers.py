@@ -352,7 +352,7 @@ def test_close(workers: Workers) -> None:
         waiting = other.submit(workers.ask, demote(), (place(Pool.SILENT),), bound())
         eventually(lambda: bool(children()))
         workers.close(5)
-        with pytest.raises(WorkerLost):
+        with pytest.raises(Unavailable, match=r"shutting down .* the controller retries"):
             waiting.result(5)
     assert not children()
     with pytest.raises(Unavailable, match="shutting down"):
@@ -360,7 +360,7 @@ def test_close(workers: Workers) -> None:
 
 
 def test_close_kills(config: Config, metrics: Metrics) -> None:
-    """A worker that is deaf to SIGTERM is killed after the grace."""
+    """A worker that is deaf to everything is killed all the same."""
     workers = Workers(stand_in.stubborn, config, metrics)
     with pytest.raises(ClusterUnreachable):
         workers.ask(demote(), (place(Pool.ANSWER),), bound(1))
@@ -377,11 +377,12 @@ def test_run_once() -> None:
         run_once(os.close, 20)  # type: ignore[arg-type] # fails in the child, as wanted
 
 
-def test_stray_signal(workers: Workers) -> None:
-    """Ctrl-C on a terminal reaches the whole group, and does not end a worker."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stray_signal(workers: Workers, number: signal.Signals) -> None:
+    """What a terminal or a supervisor sends to the whole group does not end a worker."""
     workers.ask(demote(), (place(Pool.ANSWER),), bound())
     (worker,) = children()
-    os.kill(worker, signal.SIGINT)
+    os.kill(worker, number)
     assert workers.ask(demote(), (place(Pool.ANSWER),), bound()) is None
     assert children() == [worker]
 
