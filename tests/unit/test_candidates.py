@@ -44,10 +44,11 @@ def write(
     *places: Place,
     named: bool = False,
     dropped: tuple[str, ...] = (),
+    doubt: str = "",
     seconds: float = 20,
 ) -> str:
     """Demote; return the cluster that did it."""
-    leads = Leads(places=places, named=named, dropped=dropped)
+    leads = Leads(places=places, named=named, dropped=dropped, doubt=doubt)
     answer = candidates.ask(demote(), leads, Wait.bounded(caller=None, own=seconds))
     assert isinstance(answer, Located)
     return answer.cluster
@@ -132,8 +133,13 @@ def test_a_dropped_candidate_keeps_a_write_from_another_sites_cluster(
     assert write(candidates, place(WHERE, "here"), dropped=("there",)) == "here"
     with pytest.raises(ClusterAmbiguous, match=r"cluster here, too.*--local-clusters"):
         write(candidates, place(WHERE, "there"), dropped=("here",))
-    with pytest.raises(ClusterAmbiguous, match="cluster here, too"):
-        write(candidates, place(WHERE, "b"), place(Pool.REFUSED, "c"), dropped=("here",))
+    with pytest.raises(ClusterAmbiguous, match=r"cluster here, too.*\(entry 2 is broken\)"):
+        write(
+            candidates,
+            *(place(WHERE, "b"), place(Pool.REFUSED, "c")),
+            dropped=("here",),
+            doubt="entry 2 is broken",
+        )
     assert write(candidates, place(WHERE, "there"), dropped=("here",), named=True) == "there"
 
 
