@@ -10,6 +10,7 @@ import rbd
 from csi_addons_rbd.ceph.fault_points import step
 from csi_addons_rbd.ceph.schedules import require_done
 from csi_addons_rbd.ceph.translate import translating
+from csi_addons_rbd.ceph.uuid_search import trashed
 from csi_addons_rbd.replication.image import ImageSpec, Parent
 
 _DEEPEST: Final = 16
@@ -32,7 +33,7 @@ def read_parents(cluster: rados.Rados, image: rbd.Image) -> tuple[Parent, ...]:
                     if part
                 ),
                 mirrored=opened.mirror_image_get_info()["state"] == rbd.RBD_MIRROR_IMAGE_ENABLED,
-                trashed=_trashed(ioctx, image_id),
+                trashed=image_id in trashed(ioctx),
             )
             return (parent, *read_parents(cluster, opened))[:_DEEPEST]
 
@@ -51,11 +52,3 @@ def flatten(cluster: rados.Rados, spec: ImageSpec) -> str:
     require_done(code, status, doing)
     progress = json.loads(out or "{}").get("progress", 0)
     return f"{100 * progress:.0f} %"
-
-
-def _trashed(ioctx: rados.Ioctx, image_id: str) -> bool:
-    try:
-        rbd.RBD().trash_get(ioctx, image_id)
-    except rbd.ImageNotFound:
-        return False
-    return True

@@ -31,6 +31,7 @@ from csi_addons_rbd.ceph.resync_records import read_record, read_text
 from csi_addons_rbd.ceph.schedules import is_recorded
 from csi_addons_rbd.ceph.sightings import Sighting, look
 from csi_addons_rbd.ceph.translate import translating
+from csi_addons_rbd.ceph.uuid_search import is_listed, trashed
 from csi_addons_rbd.ceph.views import read_resync_wish, read_view
 from csi_addons_rbd.replication.calls import Credentials, Place, Schedule
 from csi_addons_rbd.replication.image import (
@@ -150,17 +151,17 @@ class ReadImage:
     def is_trashed(self, image_id: str) -> bool:
         """Tell whether the trash has an entry of that image."""
         with self._pool(Purpose.READ, "looking in the trash for") as ioctx:
-            return any(entry["id"] == image_id for entry in rbd.RBD().trash_list(ioctx))
+            return image_id in trashed(ioctx)
 
     def traces(self, record: ResyncRecord) -> tuple[str, ...]:
         """Name what is left of an image that a resync deleted, or has come of it again."""
         name, image_id, global_id = self.spec.image, record.image_id, record.mirroring
         with self._pool(Purpose.READ, "looking for traces of") as ioctx:
-            trashed = rbd.RBD().trash_list(ioctx)
+            trash = trashed(ioctx)
             found = {
-                "an image of that name": name in rbd.RBD().list(ioctx),
+                "an image of that name": is_listed(ioctx, name),
                 "an entry in the trash": any(
-                    entry["name"] == name or entry["id"] == image_id for entry in trashed
+                    key == image_id or each.raw == name.encode() for key, each in trash.items()
                 ),
                 "the old image's mirroring": read_mirroring(ioctx, image_id) is not None,
                 "a mirroring of its global id": bool(global_id)

@@ -133,6 +133,33 @@ def traces(ioctx: rados.Ioctx, uuid: str, until: Deadline, name: str = "") -> tu
     )
 
 
+def is_listed(ioctx: rados.Ioctx, name: str) -> bool:
+    """Tell whether there is an image of that name, beside whatever other names."""
+    try:
+        pages = omap_pages(ioctx, _DIRECTORY, _BY_ID)
+        return any(
+            decode_entry(value) == name.encode() for page in pages for value in page.values()
+        )
+    except rados.ObjectNotFound:
+        return False
+
+
+def trashed(ioctx: rados.Ioctx) -> dict[str, Trace]:
+    """Return what is in the trash, by the id of the image.
+
+    The binding of Ceph 16 fails where a live migration put an image there.
+    """
+    try:
+        pages = omap_pages(ioctx, _TRASH, _BY_ID)
+        return {
+            key.removeprefix(_BY_ID): decode_trashed(value)
+            for page in pages
+            for key, value in page.items()
+        }
+    except rados.ObjectNotFound:
+        return {}
+
+
 class Elsewhere:
     """A search of all that is mirrored of a cluster, other than the places searched before.
 
