@@ -141,8 +141,8 @@ class ClusterMap:
 
     def _missing(self, config: ConfigFile) -> Iterator[str]:
         """Yield which clusters of ``--local-clusters`` cannot be asked, if any."""
-        missing = _dropped(config, self._local) if self._local else ()
-        missing += tuple(name for name in self._local if name not in (*config.clusters, *missing))
+        usable = [name for name, entry in config.clusters.items() if entry.monitors]
+        missing = tuple(name for name in self._local if name not in usable)
         text = (
             f"--local-clusters names {', '.join(missing)}, which {self._config.path} does not list "
             "with monitors"
@@ -217,11 +217,10 @@ def _joined(faults: Iterable[str]) -> str:
 
 
 def _dropped(config: ConfigFile, candidates: Iterable[str]) -> tuple[str, ...]:
-    """Return those that cannot be asked, though config.json has them, or may have."""
+    """Return those that config.json has, and that cannot be asked."""
+    known = config.clusters
     return tuple(
-        name
-        for name in dict.fromkeys(candidates)
-        if (not config.clusters[name].monitors if name in config.clusters else config.nameless)
+        name for name in dict.fromkeys(candidates) if name in known and not known[name].monitors
     )
 
 
