@@ -145,7 +145,7 @@ class CallInterceptor(grpc.ServerInterceptor):
     def _unknown(self, method: str) -> "grpc.RpcMethodHandler[Any, Any]":
         """Return what answers a call of a method that is not served, or not by this version."""
 
-        def refuse(_: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        def refuse(_: Iterator[bytes], context: grpc.ServicerContext) -> None:
             shown = method[:_METHOD_MOST]
             self._begin(shown)
             outcome = _Outcome(
@@ -155,11 +155,10 @@ class CallInterceptor(grpc.ServerInterceptor):
             )
             _log_outcome(shown, outcome, 0)
             self._abort(outcome, context)
-            yield b""
 
         behavior: _Handler = refuse
         behavior.experimental_thread_pool = self._aside
-        return grpc.stream_stream_rpc_method_handler(behavior)
+        return grpc.stream_unary_rpc_method_handler(behavior)
 
     def _begin(self, method: str) -> None:
         structlog.contextvars.clear_contextvars()

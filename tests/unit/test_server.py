@@ -342,6 +342,20 @@ def test_a_call_that_sends_nothing(shared: Driver) -> None:
     assert refused.value.details().endswith(" [UNSUPPORTED]")
 
 
+def test_an_unknown_method(shared: Driver) -> None:
+    """Of whatever kind the caller takes it for, it is told so."""
+    name = "/replication.Controller/NoSuchCall"
+    for call in (
+        lambda: shared.channel.unary_unary(name)(b"", timeout=5),
+        lambda: shared.channel.stream_unary(name)(iter(()), timeout=5),
+        lambda: list(shared.channel.unary_stream(name)(b"", timeout=5)),
+    ):
+        with pytest.raises(grpc.RpcError) as refused:
+            call()
+        assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert refused.value.details().endswith(" [UNSUPPORTED]")
+
+
 def test_metrics(start: Callable[..., Driver]) -> None:
     """The endpoint stands where it was asked for, with every method at zero."""
     with socket.socket() as free:
