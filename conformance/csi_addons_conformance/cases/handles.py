@@ -71,6 +71,7 @@ def malformed_disable(stage: Stage) -> None:
     "handles/upper-case",
     kind=Kind.CONTRACT,
     row="Hex digits and the uuid are compared without regard to case",
+    modes=SNAPSHOT,
 )
 def upper_case(stage: Stage) -> None:
     """The same volume, whichever way its uuid and pool id are written, for each call."""
