@@ -187,15 +187,15 @@ def _cluster(entry: Mapping[str, Any], where: str, faults: list[str]) -> Cluster
     except MalformedFileError as exc:
         # without its namespace an image would be looked for, or found, in the wrong one
         faults.append(str(exc))
-        monitors, doubt = (), str(exc)
+        monitors, doubt, broken = (), str(exc), True
     else:
-        doubt = "" if monitors else f"{where} has no monitors yet"
+        doubt, broken = "" if monitors else f"{where} has no monitors yet", False
     return Cluster(
         monitors=monitors,
         namespace=namespace,
         destination=_destination(entry, where, faults),
         doubt=doubt,
-        broken=doubt in faults,
+        broken=broken,
     )
 
 
@@ -262,7 +262,7 @@ def _site_pairs(item: object, where: str, gaps: list[Gap]) -> SitePairs:
     gaps += (
         Gap(fault=str(malformed(where, "clusterIDMapping", "texts", dict([pair]))))
         for pair in named.items()
-        if pair not in clusters
+        if not all(map(is_text, pair))
     )
     about = frozenset(name for pair in clusters for name in pair)
     try:

@@ -13,7 +13,8 @@ _DEEPEST: Final = 64
 """Levels of nesting that are read; the files have five."""
 _DIGITS: Final = 30
 """Digits of a number; what has more is read as a text, since Python refuses very long ones."""
-_STRUCTURE: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
+_STRUCTURE: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+"""Texts and brackets; a text without an end is one, too, so that nothing is looked at twice."""
 _POOL_MAX: Final = 2**63 - 1
 
 

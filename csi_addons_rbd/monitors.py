@@ -26,6 +26,8 @@ _TOLD: Final = 5
 """Faults of one cluster's monitors that are told one by one."""
 _LONGEST: Final = 16 * 1024
 """Characters of one text."""
+_WORD_MAX: Final = 300
+"""Characters of one address; a DNS name has 253 at most."""
 _PORT_MAX: Final = 2**16 - 1
 _NONCE_MAX: Final = 2**32 - 1
 _PORTS: Final = {"v2": 3300, "v1": 6789}
@@ -40,10 +42,12 @@ _TOKEN: Final = re.compile(
 """What a text is made of; an IPv6 address in brackets is part of a word."""
 _ADDRESS: Final = re.compile(
     r"(?:(?P<kind>v1|v2|any):)?"
-    r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<bare>[^\[\]/]*:[^\[\]/]*:[^\[\]/]*)|(?P<host>[^\[\]:/]+))"
+    r"(?:\[(?P<v6>[0-9A-F:.]{2,45})\]|(?P<bare>(?:[0-9A-F.]{0,15}:){2}[0-9A-F:.]{0,45})"
+    r"|(?P<host>[^\[\]:/]+))"
     r"(?::(?P<port>[0-9]{1,5}))?(?:/(?P<nonce>[0-9]{1,10}))?",
     re.IGNORECASE | re.ASCII,
 )
+"""One address. Every repetition has a bound, or only one way to match: it takes no time."""
 _LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)", re.ASCII)
 
 
@@ -198,7 +202,7 @@ def _pieces(text: str) -> Iterator[Vector | str]:
 
 def _addresses(word: str) -> Vector:
     """Read one address; one without protocol may stand for two, as for librados."""
-    match = _ADDRESS.fullmatch(word)
+    match = _ADDRESS.fullmatch(word) if len(word) <= _WORD_MAX else None
     if match is None:
         return ()
     host, is_name = _host(match)

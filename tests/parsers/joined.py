@@ -38,6 +38,8 @@ _BAD_PIECES: Final = (
     "v3:127.0.9.9", "127.0.9.9:99999", "127.0.9.9:-1", "256.0.0.1", "127.1", "0.0.0.0:6789", "-",
     "http://127.0.9.9", "[fe80::1%lo]:6789", "[::", "::1]", ":6789", "v2:", "/0", "é", "a" * 70,
     "no-such.example", "[v2:no-such.example:3300,v1:127.0.9.9:6789]", "[-,-]", "mon-.x",
+    # what a pattern may try in very many ways
+    ":" * 2000 + "/x", "1:" * 1000 + "/x", "[" + ":" * 2000, "a." * 1000 + ":",
 )  # fmt: skip
 _BAD_TEXTS: Final = (7, None, True, 1.5, {}, [], "\0", "\ud800", "x" * 20_000, "[" * 9_000)
 _VALUES: Final = (
@@ -287,7 +289,8 @@ def _spoil(directory: Path, clusters: ClusterMap, case: Case, number: int) -> No
     """Break both files as wholes: the last good version stays in use, and leaves a doubt."""
     for file in ("config.json", "cluster-mapping.json"):
         whole = (directory / file).read_bytes()
-        ways = (b"", b"{}", b"null", whole[:-1], b"\xff" + whole, b"[" * 5_000)
+        endless = b'["' + rb"\"" * 50_000
+        ways = (b"", b"{}", b"null", whole[:-1], b"\xff" + whole, b"[" * 5_000, endless)
         (directory / file).write_bytes(ways[(number + len(whole)) % len(ways)])
     for _ in judge(clusters, case):
         pass

@@ -6,8 +6,10 @@ any assertion, is a finding.
 """
 
 import struct
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import wraps
 from typing import Any, Final
 
 import atheris
@@ -44,6 +46,8 @@ with atheris.instrument_imports(include=["csi_addons_rbd"]):
 from google.protobuf.message import DecodeError
 
 _UUID: Final = "11111111-2222-3333-4444-555555555555"
+_SLOWEST: Final = 1.0
+"""Seconds of the processor that one file may take."""
 
 
 def handle(data: bytes) -> None:
@@ -54,6 +58,20 @@ def handle(data: bytes) -> None:
         assert str(volume).lower() == given.lower()
 
 
+def _in_no_time(target: Callable[[bytes], None]) -> Callable[[bytes], None]:
+    """Hold a target to a time: a file of a few kilobytes must not keep the driver busy."""
+
+    @wraps(target)
+    def timed(data: bytes) -> None:
+        began = time.thread_time()
+        target(data)
+        took = time.thread_time() - began
+        assert took < _SLOWEST, f"{took:.1f} s for {len(data)} bytes"
+
+    return timed
+
+
+@_in_no_time
 def config_files(data: bytes) -> None:
     """Read either file, as the driver does; what librados gets of monitors is sound."""
     with suppress(MalformedFileError, ValueError):
@@ -63,6 +81,7 @@ def config_files(data: bytes) -> None:
             _require_sound(cluster.monitors)
 
 
+@_in_no_time
 def monitors(data: bytes) -> None:
     """Read the monitors of one cluster, one text a line."""
     _require_sound(parse_monitors(_text(data).splitlines()).texts)
@@ -191,11 +210,15 @@ SEEDS: Final[Mapping[str, tuple[bytes, ...]]] = {
             b'[{"clusterIDMapping": {"a": 7, "b": "c"}, '
             b'"RBDPoolIDMapping": [{"1": "N/A", "2": 3}, 7]}]'
         ),
+        b'[{"clusterID": "a", "monitors": ["' + b"1:" * 1000 + b'/x"]}]',
+        b'["' + rb"\"" * 2000,
     ),
     "monitors": (
         b"[v2:1.2.3.4:3300/0,v1:1.2.3.4:6789/0] any:1.2.3.4;[::1]:6789",
         b"mon.example.com:6789,[v2:[::ffff:1.2.3.4]:3300,[v2:a,v1:b],],v1:1.2.3.4:0",
         b"127.0.0.1\n[v2:127.0.0.1:3300\nv1:127.0.0.1:6789]",
+        b":" * 2000 + b"/x",
+        b"1:" * 1000 + b"/x",
     ),
     "description": (
         (

@@ -2,6 +2,7 @@
 """The schemas of config.json and cluster-mapping.json."""
 
 import contextlib
+import time
 
 import pytest
 from hypothesis import given
@@ -206,6 +207,35 @@ def test_deep_nesting_costs_its_entry(depth: int) -> None:
     assert found.clusters["a"].monitors == ("v1:m:6789",)
     assert found.clusters["b"].broken
     assert len(found.faults) == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'["' + rb"\"" * 200_000,
+        b'["' + b"\\" * 400_001,
+        b'"' * 400_001,
+        b'["a", ' * 100_000,
+        b'{"a":' * 100_000,
+        b"]" * 400_000,
+    ],
+)
+def test_what_is_no_json_takes_no_time(text: bytes) -> None:
+    """A text without an end is read once, however many quotes are in it."""
+    began = time.monotonic()
+    with pytest.raises(ValueError, match=r"\d"):
+        decode(text)
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("bad", [7, {"a": 7}, "two"])
+def test_many_pairs_take_no_time(bad: object) -> None:
+    """Time grows with their number alone, for good ones and for bad ones."""
+    many = {f"cluster-{each}": bad if each % 2 else "x" for each in range(20_000)}
+    began = time.monotonic()
+    found = parse_mapping([{"clusterIDMapping": many, "RBDPoolIDMapping": [{"1": "2"}]}])
+    assert len(found.entries[0].clusters) + len(found.gaps) == 20_000
+    assert time.monotonic() - began < 3
 
 
 def test_a_number_that_is_too_long_costs_its_entry() -> None:

@@ -146,12 +146,27 @@ def test_twenty_thousand_monitors() -> None:
     assert time.monotonic() - began < 5
 
 
-@pytest.mark.parametrize("text", ["[", "]", "a[", "[1:", "[:::", "v2:", "[v2:", ":", "a.", "[::1]"])
-def test_time_grows_with_the_text_alone(text: str) -> None:
-    """Whatever is repeated."""
-    began = time.monotonic()
-    parse_monitors([(text * 16_000)[:16_000]] * 4)
-    assert time.monotonic() - began < 2
+@pytest.mark.parametrize(
+    "text",
+    ["[", "]", "a[", "[1:", "[:::", "v2:", "[v2:", ":", "1:", "1::", ".", "a.", "a/", "/", "[::1]"],
+)
+@pytest.mark.parametrize("end", ["", "/x", "]", ":", "-"])
+@pytest.mark.parametrize("length", [16_000, 290])
+def test_time_grows_with_the_text_alone(text: str, end: str, length: int) -> None:
+    """Whatever is repeated, and whatever spoils it at its end."""
+    began = time.thread_time()
+    parse_monitors([(text * length)[:length] + end] * 4)
+    assert time.thread_time() - began < 1
+
+
+def test_an_address_is_no_longer_than_a_name_may_be() -> None:
+    """The longest name is read; what is longer is none."""
+    longest = ".".join(["a" * 63, "b" * 63, "c" * 63, "d" * 61])
+    assert len(longest) == 253
+    assert parse_monitors([f"any:{longest}:65535/4294967295"]).texts
+    assert not parse_monitors([f"{longest}e"]).texts
+    found = parse_monitors(["v2:10.0.0.1:" + "0" * 400 + "1", "v1:10.0.0.2"])
+    assert (found.texts, len(found.faults)) == (("v1:10.0.0.2:6789",), 1)
 
 
 def test_names_are_replaced_by_their_addresses() -> None:
