@@ -90,17 +90,14 @@ class Gap:
     fault: str
     clusters: frozenset[str] | None = None
     """The clusters that it is about; ``None`` when that cannot be read."""
-    pools: frozenset[int] = frozenset()
-    """What can be read of a pair of pools."""
 
-    def concerns(self, cluster: str, pool: int, *, mapped: bool) -> bool:
-        """Tell whether it may have said where a pool is mapped to.
+    def concerns(self, cluster: str) -> bool:
+        """Tell whether it may have said where the pools of a cluster are mapped to.
 
-        ``mapped`` says whether another part tells it already.
+        It may name any of them: of a pair of pools one id at least cannot be read, and pairs are
+        read crossed, too. That another part maps the pool already excludes nothing.
         """
-        if self.clusters is None:
-            return True
-        return cluster in self.clusters and (pool in self.pools or not mapped)
+        return self.clusters is None or cluster in self.clusters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,9 +280,9 @@ def _pool_pairs(
             gaps.append(Gap(fault=fault, clusters=about))
             continue
         for pair in pairs.items():
-            known = tuple(pool for pool in map(pool_id, pair) if pool is not None)
-            if len(known) == len(pair):
-                yield known[0], known[1]
+            here, there = map(pool_id, pair)
+            if here is not None and there is not None:
+                yield here, there
                 continue
             fault = str(malformed(where, key, "pool ids in decimal digits", dict([pair])))
-            gaps.append(Gap(fault=fault, clusters=about, pools=frozenset(known)))
+            gaps.append(Gap(fault=fault, clusters=about))

@@ -247,9 +247,8 @@ def _doubts(known: ConfigFile, candidates: list[str]) -> Iterator[str]:
 
 def _gaps(mapping: Reading[MappingFile], volume: VolumeId) -> Iterator[str]:
     """Yield what of the mapping cannot be read, and may tell where a volume lies, too."""
-    mapped = len(_spots(mapping, volume)) > 1
     for gap in mapping.value.gaps if mapping.value else ():
-        if gap.concerns(volume.cluster, volume.pool, mapped=mapped):
+        if gap.concerns(volume.cluster):
             yield gap.fault
 
 

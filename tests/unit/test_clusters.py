@@ -269,13 +269,47 @@ def test_a_part_of_the_mapping_that_cannot_be_read(load: Load) -> None:
     )
     assert spots(clusters, handle("a", 1)) == [("a", 1), ("b", 2)]
     assert spots(clusters, handle("a", 3)) == [("a", 3)]
-    assert not doubt(clusters, handle("a", 1))
+    # crossed, that pair may be about any pool of either cluster
+    assert "'N/A'" in doubt(clusters, handle("a", 1))
     assert "'N/A'" in doubt(clusters, handle("a", 3))
     assert "'N/A'" in doubt(clusters, handle("b", 9))
     assert not doubt(clusters, handle("c", 3))
     with pytest.raises(ClusterNotConfigured, match="N/A"):
         there(clusters, "a", 3)
     assert there(clusters, "a", 1) == ("b", 2)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        [{"N/A": "7"}],
+        [{"7": "N/A"}],
+        [{"3": "4", "N/A": "7"}],
+        [{"1": ""}],
+        [{"1": None}],
+        ["junk"],
+        [None],
+        {"1": "7"},
+        "1:7",
+        7,
+    ],
+)
+def test_a_pool_that_is_mapped_may_be_mapped_elsewhere_too(load: Load, bad: object) -> None:
+    """One place that can be read says nothing of another one that cannot: a volume may lie there.
+
+    Where it may lie for certain is used all the same, and its destination is known.
+    """
+    config = [entry("a"), entry("b"), entry("c"), entry("d")]
+    unread = {"clusterIDMapping": {"a": "c"}, "RBDPoolIDMapping": bad}
+    good = pairs({"a": "b"}, {"1": "2"})
+    for mapping in ([good, unread], [unread, good]):
+        clusters = load(config, mapping)
+        assert spots(clusters, handle("a", 1)) == [("a", 1), ("b", 2)]
+        for volume in (handle("a", 1), handle("c", 7), handle("c", 1)):
+            assert "RBDPoolIDMapping" in doubt(clusters, volume)
+        for volume in (handle("b", 2), handle("d", 1)):
+            assert not doubt(clusters, volume)
+        assert there(clusters, "a", 1) == ("b", 2)
 
 
 def test_many_parts_that_cannot_be_read(load: Load, tmp_path: Path) -> None:
