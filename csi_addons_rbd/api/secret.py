@@ -24,9 +24,25 @@ _LONGEST: Final = 4096
 _DEEPEST: Final = 4
 """How often a key may be encoded, to be called a key that is encoded more than once."""
 _ACCEPTED: Final = "accepted is the base64 text that 'ceph auth get-key' prints, encoded no further"
-_SHOWABLE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
-"""A userID that a message may show, unless it is a key."""
-_KEYRING: Final = re.compile(r"^\s*(\[[^\]]*\]|key\s*=)", re.MULTILINE)
+_NAME: Final = re.compile(r"(?=[^A-Za-z0-9]*[A-Za-z0-9])[A-Za-z0-9_.@+-]{1,128}", re.ASCII)
+"""The name of a cephx user. Ceph itself takes any text; nobody names users otherwise, and what
+else may stand there cannot be shown."""
+_RUN: Final = re.compile(r"[A-Za-z0-9+/]+", re.ASCII)
+_RUN_OF_KEY: Final = 30
+"""Base64 characters in a row that no message shows, except for a digest."""
+_DIGEST: Final = re.compile(r"[0-9a-f]{32}|[0-9a-f]{40}", re.ASCII)
+"""MD5 and SHA-1 in hexadecimal digits, as operators name users."""
+_RARE: Final = 4
+"""Characters of a name that base64 may make of another name by chance."""
+_PIECE: Final = 12
+"""Characters that a name and a key never have in common by chance."""
+_START: Final = re.compile(r"(?=(A[Qg][A-D][A-Za-z0-9+/_-]{13}))", re.ASCII)
+"""The head of a key, wherever it begins."""
+_KEYRING: Final = re.compile(
+    r"^\s*\[[^\]]*\]|(?:^|[\s{,\"'.:-])(?:user)?key[\"']?\s*[:=]\s*[\"']?[a-z0-9+/]",
+    re.MULTILINE | re.IGNORECASE | re.ASCII,
+)
+"""A keyring, or a line of one, as any of Ceph's commands prints it."""
 
 
 def credentials(secrets: Mapping[str, str]) -> Credentials:
@@ -48,22 +64,49 @@ def credentials(secrets: Mapping[str, str]) -> Credentials:
 
 
 def _fault_of_user(user: str, key: str) -> str:
-    """Return what is wrong with a userID; empty when nothing is."""
-    name = user.removeprefix("client.")
-    if _encodings(name) or (_encodings(key) and key in user):
-        return "userID of the secret is a key; accepted is the name of a cephx user"
-    if user.endswith("=") and _SHOWABLE.fullmatch(
-        (_decoded(user) or b"").decode(errors="replace").strip()
-    ):
-        return "userID of the secret is encoded twice with base64; accepted is the name itself"
-    if name != user and _SHOWABLE.fullmatch(name):
-        return f"userID of the secret is {user!r}; accepted is {name!r}, without 'client.'"
-    if name == user and user.isprintable() and " " not in user:
-        return ""
+    """Return what is wrong with a userID; empty when nothing is. A name alone is ever shown."""
+    if _encodings(user) or (_encodings(key) and _share_a_piece(user, key)):
+        return "userID of the secret is a key, or a part of one; accepted is the name of a user"
+    if any(_is_like_a_key(run) for run in _RUN.findall(user)):
+        return "userID of the secret looks like a key; accepted is the name of a cephx user"
+    if _is_encoded_name(user):
+        return "userID of the secret is encoded with base64; accepted is the name itself"
+    name = _bare(user)
+    if _NAME.fullmatch(user) and _NAME.fullmatch(name):
+        shown = f"userID of the secret is {user!r}; accepted is {name!r}, without 'client.'"
+        return "" if name == user else shown
     return (
         "userID of the secret is not the name of a cephx user; accepted is the name without "
-        "'client.' and without spaces"
+        "'client.', quotes and spaces: letters, digits and . _ - @ +"
     )
+
+
+def _bare(user: str) -> str:
+    """Return the name without ``client.``, however often and in whatever case."""
+    while user.casefold().startswith("client."):
+        user = user[len("client.") :]
+    return user
+
+
+def _is_like_a_key(run: str) -> bool:
+    return len(run) >= _RUN_OF_KEY and not _DIGEST.fullmatch(run)
+
+
+def _share_a_piece(user: str, key: str) -> bool:
+    key = "".join(key.split())
+    pieces = {key[at : at + _PIECE] for at in range(len(key) - _PIECE + 1)}
+    return any(user[at : at + _PIECE] in pieces for at in range(len(user) - _PIECE + 1))
+
+
+def _is_encoded_name(user: str) -> bool:
+    """Tell whether base64 was made of a name. Many plain names are base64 of something, too."""
+    raw = _decoded(_padded(user)) or b""
+    found = raw.decode(errors="replace")
+    name = found.strip()
+    if not _NAME.fullmatch(name):
+        return False
+    # the line break of 'echo' is no chance
+    return user.endswith("=") or _bare(name) != name or (found != name and len(name) > _RARE)
 
 
 def _fault_of_key(text: str) -> str:
@@ -72,12 +115,17 @@ def _fault_of_key(text: str) -> str:
     if encodings > 1:
         times = "twice" if encodings == 2 else f"{encodings} times"  # noqa: PLR2004 - a word for it
         return f"userKey of the secret is encoded {times} with base64; {_ACCEPTED}"
-    if _KEYRING.search(text):
-        return f"userKey of the secret is a keyring, not the key in it alone; {_ACCEPTED}"
     raw = _decoded(text)
-    if raw is None:
-        return f"userKey of the secret is not base64; {_ACCEPTED}"
-    return _fault_of_raw(raw)
+    if raw is not None:
+        return _fault_of_raw(raw)
+    if len(text) <= _LONGEST and _KEYRING.search(text):
+        return f"userKey of the secret is a keyring, not the key in it alone; {_ACCEPTED}"
+    beside = (
+        ", though it holds a key: '=' at its end is missing, or something stands beside the key"
+        if encodings
+        else ""
+    )
+    return f"userKey of the secret is not base64{beside}; {_ACCEPTED}"
 
 
 def _fault_of_raw(raw: bytes) -> str:
@@ -97,18 +145,41 @@ def _fault_of_raw(raw: bytes) -> str:
 
 
 def _encodings(text: str) -> int:
-    """Return how often a cephx key is encoded in a text; 0 when none can be seen in it."""
+    """Return how often a cephx key is encoded in a text; 0 when none can be seen in it.
+
+    What stands beside the key at any of the levels, such as a keyring or quotes, does not hide it,
+    and neither does ``=`` that is missing at the end.
+    """
+    if len(text) > _LONGEST:
+        return 0
     for times in range(1, _DEEPEST + 1):
-        raw = _decoded(text)
-        if raw is None:
-            return 0
-        if len(raw) >= _HEAD.size and _looks_like_a_key(raw):
+        text = "".join(text.split()).replace("\0", "")
+        raw = _decoded(_padded(text)) or b""
+        if (len(raw) >= _HEAD.size and _looks_like_a_key(raw)) or _holds_a_head(text):
             return times
-        try:
-            text = raw.decode("ascii")
-        except UnicodeDecodeError:
-            return 0
+        longest = max(_RUN.findall(text), key=len, default="")
+        text = (_decoded(_padded(longest)) or b"").decode("ascii", errors="ignore")
     return 0
+
+
+def _holds_a_head(text: str) -> bool:
+    """Tell whether a key begins anywhere in a text."""
+    for match in _START.finditer(text):
+        kind, length = _kind_and_length(base64.urlsafe_b64decode(_plain(match[1])))
+        if length == _LEAST.get(kind):
+            return True
+    return False
+
+
+def _plain(text: str) -> str:
+    """Return base64 in the alphabet for file names."""
+    return text.replace("+", "-").replace("/", "_")
+
+
+def _padded(text: str) -> str:
+    """Return base64 with the ``=`` that it should end in."""
+    text = text.rstrip("=")
+    return text + "=" * (-len(text) % 4)
 
 
 def _looks_like_a_key(raw: bytes) -> bool:

@@ -35,6 +35,10 @@ def _wrapped(text: str) -> str:
 
 
 _TWICE = _encoded(_KEY)
+_OTHER = base64.b64encode(
+    bytes([1, 0]) + bytes([9, 200, 251, 103, 255, 239, 7, 8, 16, 0]) + b"0?>4~~789abcdef~"
+).decode()
+"""A key that is not the one beside it."""
 _SECRETS = {"userID": "csi", "userKey": _KEY}
 
 
@@ -210,7 +214,59 @@ def test_disable_that_names_no_volume() -> None:
             {"userID": _encoded("csi-rbd-node\n"), "userKey": _KEY},
             "userID of the secret is encoded",
         ),
+        ({"userID": "YWRtaW4=", "userKey": _KEY}, "userID of the secret is encoded"),
+        ({"userID": "YWRtaW4K", "userKey": _KEY}, "userID of the secret is encoded"),
+        ({"userID": "Y2xpZW50LmFkbWlu", "userKey": _KEY}, "userID of the secret is encoded"),
+        ({"userID": "Y2xpZW50Lng", "userKey": _KEY}, "userID of the secret is encoded"),
+        ({"userID": "Client.csi", "userKey": _KEY}, "'Client.csi'; accepted is 'csi'"),
+        ({"userID": "client.CLIENT.csi", "userKey": _KEY}, "accepted is 'csi', without"),
+        ({"userID": "client.client.", "userKey": _KEY}, "without 'client.'"),
+        *(
+            ({"userID": user, "userKey": _KEY}, "is not the name of a cephx user")
+            for user in (
+                "client:csi",
+                "client/csi",
+                "[client.csi]",
+                '"csi"',
+                "'csi'",
+                "entity=client.csi",
+                "key=csi",
+                "csi,key",
+                "csi;",
+                "ü",
+                "csi\u200b",
+                "csi=",
+                "...",
+                "csi " * 100,
+                "csi." * 100,
+            )
+        ),
         ({"userID": _KEY, "userKey": "csi"}, "userID of the secret is a key"),
+        *(
+            ({"userID": form.format(key), "userKey": _KEY}, "userID of the secret is a key")
+            for key in (_KEY, _KEY.rstrip("="), _KEY[:20], _OTHER, _OTHER.rstrip("="), _OTHER[:20])
+            for form in (
+                "{}",
+                '"{}"',
+                "'{}'",
+                "admin:{}",
+                "admin-{}",
+                "client.{}",
+                "key={}",
+                "key: {}",
+                "[client.x]\n\tkey = {}",
+                "{}\\n",
+                "{}%3D",
+                "csi.{}.x",
+                "{}AAAA",
+            )
+        ),
+        ({"userID": _KEY[-16:].rstrip("="), "userKey": _KEY}, "userID of the secret is a key"),
+        ({"userID": _OTHER.replace("+", "-"), "userKey": _KEY}, "userID of the secret is a key"),
+        ({"userID": _TWICE.rstrip("="), "userKey": _KEY}, "userID of the secret is a key"),
+        ({"userID": _encoded(f'"{_OTHER}"'), "userKey": _KEY}, "userID of the secret is a key"),
+        ({"userID": "csi." + "aB3" * 10, "userKey": _KEY}, "looks like a key"),
+        ({"userID": base64.b64decode(_OTHER).hex(), "userKey": _KEY}, "looks like a key"),
         ({"userID": f"client.{_KEY}", "userKey": _KEY}, "userID of the secret is a key"),
         ({"userID": _TWICE, "userKey": _KEY}, "userID of the secret is a key"),
         ({"userID": "csi", "userKey": "not-base64!"}, "not base64"),
@@ -234,6 +290,43 @@ def test_disable_that_names_no_volume() -> None:
         ({"userID": "csi", "userKey": _encoded(f" {_KEY[:20]}\r\n{_KEY[20:]} ")}, "encoded twice"),
         ({"userID": "csi", "userKey": _encoded(_TWICE)}, "encoded 3 times"),
         ({"userID": "csi", "userKey": _encoded(_LONG)}, "encoded twice"),
+        *(
+            ({"userID": "csi", "userKey": form.format(_KEY)}, "is a keyring")
+            for form in (
+                "key: {}",
+                "key={}",
+                "client.u: key: {}",
+                "client.u:\n  key: {}\n",
+                "Key = {}",
+                '{{"key":"{}"}}',
+                "[client.u]\nkey: {}",
+                "userKey: {}",
+                '"key": "{}"',
+            )
+        ),
+        *(
+            ({"userID": "csi", "userKey": form.format(_KEY)}, "not base64, though it holds a key")
+            for form in ("'{}'", "\ufeff{}", "{}\\n", "{}%3D%3D", "{0} {0}", "csi:{0}")
+        ),
+        ({"userID": "csi", "userKey": _KEY.rstrip("=")}, "'=' at its end is missing"),
+        *(
+            ({"userID": "csi", "userKey": twice}, "encoded twice")
+            for inside in (
+                _KEY,
+                f'"{_KEY}"',
+                f"key: {_KEY}",
+                f"[client.u]\n\tkey = {_KEY}\n",
+                _KEY.rstrip("="),
+                f"{{'key': '{_KEY}'}}",
+                f"\ufeff{_KEY}\r\n",
+            )
+            for text in (_encoded(inside), base64.b64encode(inside.encode("utf-16-le")).decode())
+            for twice in (text, text.rstrip("="), f'"{text}"', f"key: {text}", _wrapped(inside))
+        ),
+        (
+            {"userID": "csi", "userKey": _encoded(_encoded(f"key = {_KEY}").rstrip("="))},
+            "encoded 3 times",
+        ),
     ],
 )
 def test_bad_secret(secrets: Mapping[str, str], named: str) -> None:
@@ -243,8 +336,27 @@ def test_bad_secret(secrets: Mapping[str, str], named: str) -> None:
         requests.demote(request)
     assert named in caught.value.message
     shown = [value for value in secrets.values() if value.strip() and value in caught.value.message]
-    assert shown in ([], ["client."], ["client.csi"])
-    assert _KEY[:20] not in caught.value.message
+    assert shown in ([], ["client."], [user := secrets.get("userID", "")])
+    assert not shown or user.casefold().startswith("client.")
+    for key in (_KEY, _OTHER):
+        assert not any(key[at : at + 8] in caught.value.message for at in range(len(key) - 7))
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        "admin", "csi", "csi-rbd-node", "csi-rbd-node.1", "csi-rbd-provisioner.1", "rbd_user", "x",
+        "csi-rbd-provisioner-my-storage-cluster-replicapool-some-rados-namespace", "a@b", "a+b",
+        "9e107d9d372bb6826bd81d3542a419d6", "csi-rbd-node-9e107d9d372bb6826bd81d3542a419d6",
+        # base64 of something, too
+        "test", "user", "YWRt", "cephuser", "rbdmirror123", "clientele", "client",
+    ],
+)  # fmt: skip
+def test_names_of_users(user: str) -> None:
+    """As Rook, ceph-csi and people give them."""
+    secrets = {"userID": user, "userKey": _KEY}
+    call = requests.demote(pb.DemoteVolumeRequest(replication_source=source(), secrets=secrets))
+    assert call.credentials.user == user
 
 
 @pytest.mark.parametrize("key", ["AQAAAAAAAAAAABAA\nc29tZSBzZWNyZXQgc2FsdA==\r\n", " {} ", "{}\n"])
