@@ -17,16 +17,17 @@ from csi_addons_rbd.config import CONFIG_FILE, MAPPING_FILE
 from csi_addons_rbd.json_values import (
     MalformedFileError,
     as_list,
+    as_object,
     folded,
     is_text,
     malformed,
+    name_in,
     pool_id,
     pool_of,
     raw_table,
     short,
     table,
     text_of,
-    whole_list,
 )
 from csi_addons_rbd.monitors import ACCEPTED, parse_monitors
 
@@ -116,13 +117,15 @@ class MappingFile:
 def parse_config(content: object) -> ConfigFile:
     """Read config.json; of two usable entries with one id the first counts, as in ceph-csi.
 
+    Null is an empty list, as for ceph-csi.
+
     Raises:
         MalformedFileError: it is no list, or none of its entries can be read.
     """
     clusters: dict[str, Cluster] = {}
     faults: list[str] = []
     nameless: list[str] = []
-    for number, item in enumerate(whole_list(content, CONFIG_FILE), 1):
+    for number, item in enumerate(as_list(content, CONFIG_FILE), 1):
         where = f"{CONFIG_FILE}, entry {number}"
         try:
             entry = folded(item, where)
@@ -145,15 +148,16 @@ def parse_config(content: object) -> ConfigFile:
 
 
 def parse_mapping(content: object) -> MappingFile:
-    """Read cluster-mapping.json.
+    """Read cluster-mapping.json; null and an object without anything in it are empty lists.
 
     Raises:
         MalformedFileError: it is no list, or none of its entries can be read.
     """
     gaps: list[Gap] = []
+    content = [] if content == {} else content
     entries = tuple(
         _site_pairs(item, f"{MAPPING_FILE}, entry {number}", gaps)
-        for number, item in enumerate(whole_list(content, MAPPING_FILE), 1)
+        for number, item in enumerate(as_list(content, MAPPING_FILE), 1)
     )
     if gaps and not any(entry.clusters or entry.pools for entry in entries):
         raise _nothing_readable([gap.fault for gap in gaps])
@@ -250,39 +254,65 @@ def _remote_pools(
 def _site_pairs(item: object, where: str, gaps: list[Gap]) -> SitePairs:
     """Read an entry as far as it can be read, and note what cannot."""
     try:
-        entry = folded(item, where)
-        named = raw_table(entry, "clusterIDMapping", where)
+        entry = as_object(item, where)
     except MalformedFileError as exc:
         gaps.append(Gap(fault=str(exc)))
         return SitePairs(clusters=(), pools=())
-    clusters = tuple(pair for pair in named.items() if all(map(is_text, pair)))
-    gaps += (
-        Gap(fault=str(malformed(where, "clusterIDMapping", "texts", dict([pair]))))
-        for pair in named.items()
-        if not all(map(is_text, pair))
-    )
+    clusters = tuple(_cluster_pairs(entry, where, gaps))
     about = frozenset(name for pair in clusters for name in pair)
-    try:
-        pools = tuple(_pool_pairs(entry, where, about, gaps))
-    except MalformedFileError as exc:
-        gaps.append(Gap(fault=str(exc), clusters=about))
-        pools = ()
-    return SitePairs(clusters=clusters, pools=pools)
+    return SitePairs(clusters=clusters, pools=tuple(_pool_pairs(entry, where, about, gaps)))
+
+
+def _spelt(entry: Mapping[str, Any], key: str) -> Iterator[Any]:
+    """Yield what stands under a key in any case: all of it counts."""
+    yield from (value for each, value in entry.items() if each.lower() == key.lower())
+
+
+def _cluster_pairs(
+    entry: Mapping[str, Any], where: str, gaps: list[Gap]
+) -> Iterator[tuple[str, str]]:
+    key = "clusterIDMapping"
+    for value in _spelt(entry, key):
+        try:
+            named = {} if value is None else as_object(value, f"{where}: {key}")
+        except MalformedFileError as exc:
+            gaps.append(Gap(fault=str(exc)))
+            continue
+        for pair in named.items():
+            here, there = map(name_in, pair)
+            if here and there:
+                yield here, there
+                continue
+            fault = str(malformed(where, key, "texts that are not empty", dict([pair])))
+            gaps.append(Gap(fault=fault))
 
 
 def _pool_pairs(
     entry: Mapping[str, Any], where: str, about: frozenset[str], gaps: list[Gap]
 ) -> Iterator[tuple[int, int]]:
     key = "RBDPoolIDMapping"
-    for pairs in as_list(entry.get(key.lower()), f"{where}: {key}"):
-        if not isinstance(pairs, dict):
-            fault = f"{where}, {key} must hold objects, not {short(pairs)}"
-            gaps.append(Gap(fault=fault, clusters=about))
+    for value in _spelt(entry, key):
+        try:
+            objects = as_list(value, f"{where}: {key}")
+        except MalformedFileError as exc:
+            gaps.append(Gap(fault=str(exc), clusters=about))
             continue
-        for pair in pairs.items():
-            here, there = map(pool_id, pair)
-            if here is not None and there is not None:
-                yield here, there
-                continue
-            fault = str(malformed(where, key, "pool ids in decimal digits", dict([pair])))
-            gaps.append(Gap(fault=fault, clusters=about))
+        for pairs in objects:
+            yield from _pools_in(pairs, where, about, gaps)
+
+
+def _pools_in(
+    pairs: object, where: str, about: frozenset[str], gaps: list[Gap]
+) -> Iterator[tuple[int, int]]:
+    key = "RBDPoolIDMapping"
+    if not isinstance(pairs, dict):
+        fault = f"{where}, {key} must hold objects, not {short(pairs)}"
+        gaps.append(Gap(fault=fault, clusters=about))
+        return
+    for pair in pairs.items():
+        here, there = map(pool_id, pair)
+        if here is not None and there is not None:
+            yield here, there
+            continue
+        fault = str(malformed(where, key, "pool ids in decimal digits", dict([pair])))
+        gaps.append(Gap(fault=fault, clusters=about))

@@ -6,15 +6,16 @@ A reader raises what names the place in the file, the key, and what is accepted 
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeGuard
 
 _DEEPEST: Final = 64
 """Levels of nesting that are read; the files have five."""
 _DIGITS: Final = 30
 """Digits of a number; what has more is read as a text, since Python refuses very long ones."""
-_STRUCTURE: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+_STRUCTURE: Final = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 """Texts and brackets; a text without an end is one, too, so that nothing is looked at twice."""
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _POOL_MAX: Final = 2**63 - 1
 
 
@@ -25,18 +26,35 @@ class MalformedFileError(Exception):
 def decode(content: bytes) -> object:
     """Decode JSON; what is nested deeper than any schema says reads as null.
 
+    Bytes that are no UTF-8, and line breaks, spoil no more than the text that they stand in.
+
     Raises:
         ValueError: it is no JSON.
     """
-    return json.loads(_shallow(content), object_pairs_hook=_no_null_for_a_value, parse_int=_integer)
+    encoding = json.detect_encoding(content)
+    # bytes become half surrogate pairs, which are no text
+    errors = "surrogateescape" if encoding.startswith("utf-8") else "surrogatepass"
+    return json.loads(
+        _shallow(content.decode(encoding, errors)),
+        object_pairs_hook=_merged,
+        parse_int=_integer,
+        strict=False,
+    )
 
 
-def _no_null_for_a_value(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Take the last value of a key, as JSON readers do, but never a null for a value."""
+def _merged(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Take the last value of a key, but never a null for a value, and objects together, as Go."""
     found: dict[str, Any] = {}
+    own: set[str] = set()
     for key, value in pairs:
-        if value is not None or key not in found:
+        earlier = found.get(key)
+        if isinstance(earlier, dict) and isinstance(value, dict):
+            found[key] = earlier if key in own else dict(earlier)
+            found[key].update(value)
+            own.add(key)
+        elif value is not None or key not in found:
             found[key] = value
+            own.discard(key)
     return found
 
 
@@ -44,19 +62,19 @@ def _integer(digits: str) -> int | str:
     return int(digits) if len(digits) <= _DIGITS else digits
 
 
-def _shallow(content: bytes) -> bytes:
+def _shallow(content: str) -> str:
     """Put null in the place of what is nested too deep."""
     kept, depth, begin = [], 0, 0
     for token in _STRUCTURE.finditer(content):
-        if token.group() in b"[{":
+        if token.group() in "[{":
             depth += 1
             if depth == _DEEPEST + 1:
-                kept.append(content[begin : token.start()] + b"null")
-        elif token.group() in b"]}":
+                kept.append(content[begin : token.start()] + "null")
+        elif token.group() in "]}":
             if depth == _DEEPEST + 1:
                 begin = token.end()
             depth -= 1
-    return b"".join([*kept, content[begin:]]) if depth <= _DEEPEST else b""
+    return "".join([*kept, content[begin:]]) if depth <= _DEEPEST else ""
 
 
 def short(value: object) -> str:
@@ -80,7 +98,7 @@ def as_object(value: object, where: str) -> dict[str, Any]:
 def folded(value: object, where: str) -> dict[str, Any]:
     """Return an object by its keys in lower case; a null never stands for a value beside it."""
     items = as_object(value, where).items()
-    return {key.lower(): each for key, each in items if each is not None}
+    return _merged((key.lower(), each) for key, each in items if each is not None)
 
 
 def raw_table(entry: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
@@ -111,9 +129,15 @@ def text_of(entry: Mapping[str, Any], key: str, where: str) -> str:
     value = entry.get(key.lower())
     if value is None:
         return ""
-    if not is_text(value):
+    if not is_text(value) or _CONTROL.search(value.strip()):
         raise malformed(where, key, "a text", value)
     return value.strip()
+
+
+def name_in(value: object) -> str:
+    """Return a text without blanks around it; an empty one for what is no name."""
+    name = value.strip() if is_text(value) else ""
+    return "" if _CONTROL.search(name) else name
 
 
 def is_text(value: object) -> TypeGuard[str]:
@@ -139,6 +163,8 @@ def pool_of(value: object, where: str, key: str) -> int:
 
 def pool_id(value: object) -> int | None:
     """Return a pool id, which is a number or its digits; ``None`` for anything else."""
+    if isinstance(value, str):
+        value = value.strip()
     text = str(value) if type(value) is int and 0 <= value <= _POOL_MAX else value
     if not isinstance(text, str) or not text.isascii() or not text.isdecimal():
         return None

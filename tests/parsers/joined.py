@@ -59,6 +59,12 @@ _VALUES: Final = (
     [None],
     {"": 7},
 )
+_BAD_BYTES: Final = (
+    '{"clusterID": "bad\udcff", "monitors": ["127.0.0.1"]}',
+    '{"clusterID": "\udcfcber"}',
+    '{"clusterID": "bad\nbad", "\udcff": "\udcfe\t"}',
+)
+"""Entries with bytes that are no UTF-8, and line breaks within texts."""
 _BAD_POOLS: Final = ("N/A", "", "-1", "1.5", "0x1", "9" * 30, None, True, 1.5, [], {}, -1, 10**40)
 
 
@@ -100,6 +106,8 @@ class Maker:
         if self._often():
             # of two with one id the first counts, and the bad one must not take its place
             case.config.append(self._bad_entry("good-0", Case()))
+        if self._often():
+            case.config.append(self._chance.choice(_BAD_BYTES))
         self._chance.shuffle(case.config)
         for _ in range(self._chance.randint(0, 3)):
             case.mapping.append(self._pairs(case))
@@ -265,7 +273,8 @@ def run(files: int, seed: int) -> int:
         directory = Path(name)
         for number in range(files):
             case = Maker(random.Random(f"{seed}/{number}")).case()  # noqa: S311 - no secret
-            (directory / "config.json").write_text(f"[{', '.join(case.config)}]")
+            config = f"[{', '.join(case.config)}]"
+            (directory / "config.json").write_text(config, errors="surrogateescape")
             (directory / "cluster-mapping.json").write_text(f"[{', '.join(case.mapping)}]")
             began = time.monotonic()
             clusters = ClusterMap(directory, metrics)
@@ -290,7 +299,7 @@ def _spoil(directory: Path, clusters: ClusterMap, case: Case, number: int) -> No
     for file in ("config.json", "cluster-mapping.json"):
         whole = (directory / file).read_bytes()
         endless = b'["' + rb"\"" * 50_000
-        ways = (b"", b"{}", b"null", whole[:-1], b"\xff" + whole, b"[" * 5_000, endless)
+        ways = (b"", b"7", b'{"a": []}', whole[:-1], b"\xff" + whole, b"[" * 5_000, endless)
         (directory / file).write_bytes(ways[(number + len(whole)) % len(ways)])
     for _ in judge(clusters, case):
         pass

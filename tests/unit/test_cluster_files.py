@@ -258,7 +258,16 @@ def test_a_bad_entry_of_the_mapping_costs_itself(bad: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"c": 1}, {"c": "half a pair \ud800"}, {"\udfff": "c"}, {"c": None}]
+    "bad",
+    [
+        {"c": 1},
+        {"c": "half a pair \ud800"},
+        {"\udfff": "c"},
+        {"c": None},
+        {"c": ""},
+        {"c": " "},
+        {"": "c"},
+    ],
 )
 def test_a_bad_pair_of_clusters_costs_itself(bad: dict[str, object]) -> None:
     """The other pairs of its entry are in use."""
@@ -292,7 +301,129 @@ def test_what_a_gap_concerns() -> None:
     assert [each for each in "abc" if gap.concerns(each)] == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("content", [{}, None, "x", 7, {"clusterID": "a"}])
+def test_an_empty_file() -> None:
+    """Null is an empty list for ceph-csi; nothing is what an object without anything maps."""
+    assert parse_config(None) == parse_config([])
+    for content in (None, {}):
+        assert parse_mapping(content) == parse_mapping([])
+    with pytest.raises(MalformedFileError, match="must be a list"):
+        parse_config({})
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b'{"clusterID": "b\xff", "monitors": ["10.0.0.2"]}',
+        b'{"clusterID": "\xfcber", "monitors": ["10.0.0.2"]}',
+        b'{"clusterID": "b\nc", "monitors": ["10.0.0.2"]}',
+        b'{"clusterID": "b\x07", "monitors": ["10.0.0.2"]}',
+        b'{"clusterID": "b\\u0007", "monitors": ["10.0.0.2"]}',
+        b'{"clusterID": "b", "rbd": {"radosNamespace": "n\xe9"}, "monitors": ["10.0.0.2"]}',
+        b'{"clusterID": "b", "rbd": {"radosNamespace": "n\tm"}, "monitors": ["10.0.0.2"]}',
+        b'{"clusterID": "b", "monitors": ["10.0.0.2\xff"]}',
+        b'{"clusterID": "b", "monitors": ["\xed\xa0\x80"]}',
+    ],
+)
+def test_bytes_that_are_no_text_cost_one_value(bad: bytes) -> None:
+    """The other entries are in use, and keys that nobody reads may hold anything."""
+    for content in (
+        b'[%s, {"clusterID": "a", "monitors": ["10.0.0.1"], "x\xff": "\n\xff"}]',
+        b'\xef\xbb\xbf[{"clusterID": "a", "monitors": ["10.0.0.1"]}, %s]',
+    ):
+        found = parse_config(decode(content % bad))
+        assert found.clusters["a"].monitors
+        assert len(found.faults) == 1
+        assert found.faults[0].isprintable()
+        assert not any(each.monitors for name, each in found.clusters.items() if name != "a")
+
+
+def test_line_breaks_within_texts() -> None:
+    """Around a name they are none of it, and between monitors they are blanks."""
+    text = b'[{"clusterID": "a\n", "monitors": ["v1:10.0.0.1\n\tv1:10.0.0.2\n"]}]'
+    assert parse_config(decode(text)).clusters["a"].monitors == (
+        "v1:10.0.0.1:6789",
+        "v1:10.0.0.2:6789",
+    )
+
+
+def test_bytes_that_are_no_text_cost_one_pair() -> None:
+    """In the mapping, too."""
+    text = (
+        b'[{"clusterIDMapping": {"a": "b", "c": "d\xff", "\xffe": "f", "g": "h\ni"}, '
+        b'"RBDPoolIDMapping": [{"1": "2", "3": "4\xff", "\xb2": "5"}]}]'
+    )
+    found = parse_mapping(decode(text))
+    assert found.entries == (SitePairs(clusters=(("a", "b"),), pools=((1, 2),)),)
+    assert len(found.gaps) == 5
+
+
+@pytest.mark.parametrize(
+    "clusters", [{"a": "b "}, {" a": "b"}, {"a\n": "\tb"}, {"a": "b", "a ": "b"}]
+)
+@pytest.mark.parametrize("pools", [{"1 ": "2"}, {"1": " 2"}, {"1\n": 2}])
+def test_blanks_around_names_of_the_mapping(
+    clusters: dict[str, str], pools: dict[str, object]
+) -> None:
+    """They are no part of a name, as in config.json."""
+    found = parse_mapping([{"clusterIDMapping": clusters, "RBDPoolIDMapping": [pools]}])
+    assert set(found.entries[0].clusters) == {("a", "b")}
+    assert found.entries[0].pools == ((1, 2),)
+    assert not found.gaps
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"clusterIDMapping": {"a": "b"}, "ClusterIDMapping": {"c": "d"}, %s',
+        '"clusterIDMapping": {"a": "b"}, "clusterIDMapping": {"c": "d"}, %s',
+        '"clusterIDMapping": {"a": "b"}, "x": null, "clusterIdMapping": {"c": "d"}, %s',
+        '%s, "CLUSTERIDMAPPING": {"a": "b", "c": "d"}, "clusterIDMapping": {}',
+    ],
+)
+def test_one_key_in_two_cases(text: str) -> None:
+    """What stands under either counts."""
+    for pools in (
+        '"RBDPoolIDMapping": [{"1": "2"}], "rbdPoolIDMapping": [{"3": "4"}]',
+        '"rbdpoolidmapping": [{"1": "2"}, {"3": "4"}], "RBDPoolIDMapping": []',
+    ):
+        found = parse_mapping(decode(f"[{{{text % pools}}}]".encode()))
+        (entry,) = found.entries
+        assert entry == SitePairs(clusters=(("a", "b"), ("c", "d")), pools=((1, 2), (3, 4)))
+        assert not found.gaps
+
+
+def test_one_key_in_two_cases_of_which_one_is_bad() -> None:
+    """The other one is in use."""
+    entry = {
+        "clusterIDMapping": {"a": "b"},
+        "ClusterIDMapping": ["c"],
+        "RBDPoolIDMapping": 7,
+        "rbdPoolIDMapping": [{"1": "2"}],
+    }
+    found = parse_mapping([entry])
+    assert found.entries == (SitePairs(clusters=(("a", "b"),), pools=((1, 2),)),)
+    assert [each.clusters for each in found.gaps] == [None, frozenset("ab")]
+
+
+def test_objects_of_one_key_in_two_cases_are_one() -> None:
+    """As Go reads them; what was given is left as it was."""
+    entry = _GOOD | {"rbd": {"radosNamespace": "n"}, "RBD": {"x": 1}, "Rbd": {"y": 1}}
+    for _ in range(2):
+        assert parse_config([entry]).clusters["good"].namespace == "n"
+    assert entry["rbd"] == {"radosNamespace": "n"}
+
+
+def test_many_objects_under_one_key_take_no_time() -> None:
+    """Each is looked at once."""
+    text = ", ".join(f'"rbd": {{"{each}": 1}}' for each in range(50_000))
+    began = time.monotonic()
+    found = decode(f"{{{text}}}".encode())
+    assert isinstance(found, dict)
+    assert len(found["rbd"]) == 50_000
+    assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("content", ["x", 7, {"clusterID": "a"}])
 def test_a_file_that_is_no_list(content: object) -> None:
     """Is refused as a whole: the last good version stays in use."""
     for parse, file in ((parse_config, "config.json"), (parse_mapping, "cluster-mapping.json")):

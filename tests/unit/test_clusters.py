@@ -402,7 +402,7 @@ def test_configmap_swap(tmp_path: Path, metrics: Metrics) -> None:
 
 
 @pytest.mark.parametrize(
-    "broken", ["", " \n", "[{", "{}", "null", '[{"clusterID": 1}]', "[7]", "\udcff", "[" * 100_000]
+    "broken", ["", " \n", "[{", "{}", "7", '[{"clusterID": 1}]', "[7]", "\udcff", "[" * 100_000]
 )
 def test_broken_file_keeps_the_last_good_version(
     load: Load, tmp_path: Path, metrics: Metrics, broken: str
@@ -439,7 +439,7 @@ def test_config_that_comes_later(load: Load, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "broken", ["", "{}", "[{", "null", "[7]", '{"clusterIDMapping": {"a": "b"}}']
+    "broken", ["", " \n", "[{", "7", "[7]", "{", '{"a": []}', '{"clusterIDMapping": {"a": "b"}}']
 )
 def test_mapping_that_was_never_readable(
     load: Load, tmp_path: Path, metrics: Metrics, broken: str
@@ -457,6 +457,23 @@ def test_mapping_that_was_never_readable(
         there(clusters, "a", 1)
     (tmp_path / "cluster-mapping.json").write_text("[]")
     assert not clusters.leads(handle("a", 1)).doubt
+
+
+@pytest.mark.parametrize("empty", ["{}", " {} ", "null", "[]", "[{}]"])
+def test_mapping_that_is_empty(load: Load, tmp_path: Path, metrics: Metrics, empty: str) -> None:
+    """It maps nothing, and leaves no doubt."""
+    (tmp_path / "cluster-mapping.json").write_text(empty)
+    clusters = load([entry("a")])
+    assert not doubt(clusters, handle("a", 1))
+    assert there(clusters, "a", 1) == ("a", 1)
+    assert failures(metrics, "cluster-mapping.json") == 0
+
+
+def test_config_that_is_null(load: Load, tmp_path: Path) -> None:
+    """It is an empty list, as for ceph-csi."""
+    (tmp_path / "config.json").write_text("null")
+    assert load().loaded
+    assert not load().names
 
 
 def test_mapping_may_go(load: Load, tmp_path: Path) -> None:

@@ -626,7 +626,7 @@ def test_a_part_that_cannot_be_read_forbids_to_say_absent(
     """NOT_FOUND on Disable would have the controller drop the finalizers of a living image."""
     here = {"clusterID": "here", "monitors": ["here:6789"]}
     (tmp_path / "config.json").write_text(json.dumps([here, *config]))
-    files = {"cluster-mapping.json": "{}"}
+    files = {"cluster-mapping.json": "[{"}
     if mapping is not None:
         clusters, pools = mapping
         entry = {"clusterIDMapping": clusters, "RBDPoolIDMapping": [pools]}
