@@ -207,7 +207,8 @@ def _monitors(entry: Mapping[str, Any], where: str, faults: list[str]) -> tuple[
         MalformedFileError: there are some, and none can be read.
     """
     where = f"{where}: monitors"
-    values = as_list(entry.get("monitors"), where)
+    value = entry.get("monitors")
+    values = [value] if isinstance(value, str) else as_list(value, where)
     found = parse_monitors(value for value in values if is_text(value))
     wrong = [f"{short(value)} is no text" for value in values if not is_text(value)]
     wrong += found.faults

@@ -36,18 +36,25 @@ _NAME_MAX: Final = 253
 
 _TOKEN: Final = re.compile(
     r"(?P<gap>[\s,;]+)"
-    r"|(?P<word>(?:\[[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*\]|[^\s,;\[\]])+)"
+    r"|(?P<word>(?:\[[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*\]"
+    r"|\[[^\s,;:\[\]]{1,253}\](?=:)|[^\s,;\[\]])+)"
     r"|(?P<bracket>[\[\]])"
 )
-"""What a text is made of; an IPv6 address in brackets is part of a word."""
+"""What a text is made of; one host in brackets is part of a word: an IPv6 address, or any that a
+port follows."""
 _ADDRESS: Final = re.compile(
     r"(?:(?P<kind>v1|v2|any):)?"
-    r"(?:\[(?P<v6>[0-9A-F:.]{2,45})\]|(?P<bare>(?:[0-9A-F.]{0,15}:){2}[0-9A-F:.]{0,45})"
+    r"(?:\[(?P<closed>[0-9A-F:.]{2,45}|[^\[\]:/]+)\]|(?P<bare>(?:[0-9A-F.]{0,15}:){2}[0-9A-F:.]{0,45})"
     r"|(?P<host>[^\[\]:/]+))"
-    r"(?::(?P<port>[0-9]{1,5}))?(?:/(?P<nonce>[0-9]{1,10}))?",
+    r"(?::(?P<port>[0-9]{1,5}))?(?:/(?P<nonce>[0-9]{0,10}))?",
     re.IGNORECASE | re.ASCII,
 )
 """One address. Every repetition has a bound, or only one way to match: it takes no time."""
+_QUOTES: Final = "\"'`"
+_NAMED: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}=", re.ASCII)
+"""The name of a monitor before its address, as Rook notes it."""
+_STRAY: Final = re.compile(r"(?:mon\.)?[A-Za-z0-9_-]+\.?", re.IGNORECASE | re.ASCII)
+"""What is a word of some other text rather than a DNS name, where a text cannot be read wholly."""
 _LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)", re.ASCII)
 
 
@@ -113,7 +120,10 @@ def names_in(texts: Iterable[str]) -> tuple[str, ...]:
 def _vectors(texts: Iterable[str], faults: list[str] | None = None) -> Iterator[Vector]:
     """Yield what can be read, and note what cannot."""
     for text in texts:
-        for piece in _pieces(text):
+        pieces = list(_pieces(text))
+        if "=" in text or any(isinstance(piece, str) for piece in pieces):
+            pieces = list(_pieces(text, wary=True))
+        for piece in pieces:
             if not isinstance(piece, str):
                 yield piece
             elif faults is not None:
@@ -165,10 +175,11 @@ def _resolved(vector: Vector, lookup: Lookup) -> Iterator[Vector]:
 # --- from text to addresses ---------------------------------------------------------------
 
 
-def _pieces(text: str) -> Iterator[Vector | str]:
+def _pieces(text: str, *, wary: bool = False) -> Iterator[Vector | str]:
     """Yield what the text is made of: vectors, or a sentence about what is wrong.
 
-    A bracket that is missing, or one too many, costs nothing that can be read without it.
+    A bracket that is missing, or one too many, costs nothing that can be read without it. ``wary``
+    takes no word for a DNS name that may be any word.
     """
     if len(text) > _LONGEST:
         yield f"{short(text)} is longer than {_LONGEST} characters"
@@ -184,9 +195,12 @@ def _pieces(text: str) -> Iterator[Vector | str]:
             yield inside or ()
             inside = () if value == "[" else None
         elif token.lastgroup == "word":
+            opens = inside is None and text.startswith("[", token.end())
+            if _is_decoration(value, after_vector=before == "]", before_vector=opens):
+                continue
             # what touches a bracket from outside belongs to something that cannot be read
-            touches = before == "]" or (inside is None and text.startswith("[", token.end()))
-            addresses = () if touches else _addresses(value)
+            word = "" if before == "]" or opens else _undecorated(value)
+            addresses = () if wary and _is_stray(word) else _addresses(word)
             if not addresses:
                 yield f"{short(value)} is no address of a monitor"
             elif inside is not None and len(addresses) == 1:
@@ -198,6 +212,23 @@ def _pieces(text: str) -> Iterator[Vector | str]:
     if inside is not None:
         yield unpaired
         yield inside
+
+
+def _undecorated(word: str) -> str:
+    """Return a word without quotes around it, and without the name of a monitor before it."""
+    return _NAMED.sub("", word.strip(_QUOTES), count=1).strip(_QUOTES)
+
+
+def _is_decoration(word: str, *, after_vector: bool, before_vector: bool) -> bool:
+    """Tell what means nothing: quotes, a nonce behind a vector, a name before one."""
+    word = word.strip(_QUOTES)
+    if after_vector and word[:1] == "/" and (word[1:].isdecimal() or not word[1:]):
+        return True
+    return not word or (before_vector and _NAMED.fullmatch(word) is not None)
+
+
+def _is_stray(word: str) -> bool:
+    return not word.isdecimal() and _STRAY.fullmatch(word) is not None
 
 
 def _addresses(word: str) -> Vector:
@@ -218,9 +249,9 @@ def _addresses(word: str) -> Vector:
 
 def _host(match: re.Match[str]) -> tuple[str, bool]:
     """Return the host in one spelling, and whether it is a name; empty when it is neither."""
-    if match["host"] is None:
-        return _ip6(match["v6"] or match["bare"]), False
-    host = match["host"].lower()
+    host = (match["closed"] or match["bare"] or match["host"]).lower()
+    if ":" in host:
+        return _ip6(host), False
     labels = host.removesuffix(".").split(".")
     # a last label of digits is an address to every resolver, and this one is none
     if labels[-1].isdecimal():

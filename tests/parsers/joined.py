@@ -141,7 +141,7 @@ class Maker:
             return self._object([("clusterID", nameless), ("monitors", ["127.0.0.1"])])
         case.spoilt.add(name)
         if kind == 2:
-            monitors = self._chance.choice(("127.0.0.1", {}, 7, [7], ["v3:x"], ["["], [], None))
+            monitors = self._chance.choice(("x y z??", {}, 7, [7], ["v3:x"], ["["], [], None))
             return self._object([("clusterID", name), ("monitors", monitors)])
         rbd = self._chance.choice((7, [], "x", {"radosNamespace": 7}, {"radosNamespace": "\0"}))
         return self._object([("clusterID", name), ("monitors", ["127.0.0.1"]), ("rbd", rbd)])

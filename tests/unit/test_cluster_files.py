@@ -113,7 +113,9 @@ _GOOD = {"clusterID": "good", "monitors": ["v1:10.0.0.1"]}
         ({"clusterID": None}, "entry 1: clusterID"),
         ({"clusterID": 7}, "entry 1: clusterID"),
         ({"clusterID": "half a pair \ud800"}, "entry 1: clusterID"),
-        ({"clusterID": "a", "monitors": "m"}, "entry 1 (a): monitors"),
+        ({"clusterID": "a", "monitors": "v3:m"}, "entry 1 (a): monitors"),
+        ({"clusterID": "a", "monitors": "\ud800"}, "entry 1 (a): monitors"),
+        ({"clusterID": "a", "monitors": 7}, "entry 1 (a): monitors"),
         ({"clusterID": "a", "monitors": {}}, "entry 1 (a): monitors"),
         ({"clusterID": "a", "monitors": [1]}, "entry 1 (a): monitors"),
         ({"clusterID": "a", "monitors": ["\udfff"]}, "entry 1 (a): monitors"),
@@ -138,6 +140,15 @@ def test_a_bad_entry_costs_itself(bad: dict[str, object], named: str) -> None:
             assert not found.clusters["a"].monitors
             assert found.clusters["a"].broken
             assert named in found.clusters["a"].doubt
+
+
+def test_monitors_in_one_text() -> None:
+    """In place of a list they are read as well; an empty text is not filled in yet."""
+    found = parse_config([{"clusterID": "a", "monitors": "v1:10.0.0.1,v1:10.0.0.2"}])
+    assert found.clusters["a"].monitors == ("v1:10.0.0.1:6789", "v1:10.0.0.2:6789")
+    assert not found.faults
+    found = parse_config([{"clusterID": "a", "monitors": " "}])
+    assert not found.clusters["a"].broken
 
 
 def test_a_bad_monitor_costs_itself() -> None:

@@ -226,7 +226,7 @@ def doubt(clusters: ClusterMap, volume: VolumeId) -> str:
     "bad",
     [
         {"clusterID": "a", "monitors": ["v3:x"]},
-        {"clusterID": "a", "monitors": "10.0.0.1"},
+        {"clusterID": "a", "monitors": "x y z??"},
         {"clusterID": "a", "monitors": ["10.0.0.1"], "rbd": {"radosNamespace": 7}},
     ],
 )

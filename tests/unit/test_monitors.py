@@ -42,6 +42,31 @@ from csi_addons_rbd.monitors import names_in, parse_monitors, resolve_monitors
         ("v2:mon_a.", ("v2:mon_a.:3300",)),
         ("[v2:mon:3300,v1:mon:6789]", ("[v2:mon:3300,v1:mon:6789]",)),
         (" , ;", ()),
+        ("[10.0.0.1]:7000", ("v2:10.0.0.1:7000", "v1:10.0.0.1:7000")),
+        ("v2:[10.0.0.1]:7000/0", ("v2:10.0.0.1:7000",)),
+        ("[mon-a]:6789,[mon-b.x]:3300", ("v1:mon-a:6789", "v2:mon-b.x:3300")),
+        (
+            "[v2:[10.0.0.1]:3300,v1:[10.0.0.1]:6789]",
+            ("[v2:10.0.0.1:3300,v1:10.0.0.1:6789]",),
+        ),
+        ("[10.0.0.1]", ("v2:10.0.0.1:3300", "v1:10.0.0.1:6789")),
+        ("a=10.0.0.1:6789,b=10.0.0.2:6789", ("v1:10.0.0.1:6789", "v1:10.0.0.2:6789")),
+        ("a=[v2:10.0.0.1:3300,v1:10.0.0.1:6789],b=[::1]:6789,c=[10.0.0.3]:6789", (
+            "[v2:10.0.0.1:3300,v1:10.0.0.1:6789]", "v1:[::1]:6789", "v1:10.0.0.3:6789",
+        )),
+        ("mon-a=v2:mon-a.x:3300", ("v2:mon-a.x:3300",)),
+        ('"10.0.0.1:6789"', ("v1:10.0.0.1:6789",)),
+        ("'10.0.0.1:6789','[::1]:6789'", ("v1:10.0.0.1:6789", "v1:[::1]:6789")),
+        ('"10.0.0.1:6789,10.0.0.2:6789"', ("v1:10.0.0.1:6789", "v1:10.0.0.2:6789")),
+        ('a="10.0.0.1:6789" "b=10.0.0.2:6789"', ("v1:10.0.0.1:6789", "v1:10.0.0.2:6789")),
+        (
+            '"[v2:10.0.0.1:3300,v1:10.0.0.1:6789]"',
+            ("[v2:10.0.0.1:3300,v1:10.0.0.1:6789]",),
+        ),
+        ("10.0.0.1:6789/", ("v1:10.0.0.1:6789",)),
+        ("[v2:10.0.0.1:3300/,v1:10.0.0.1:6789/]/", ("[v2:10.0.0.1:3300,v1:10.0.0.1:6789]",)),
+        ("[v2:10.0.0.1:3300,v1:10.0.0.1:6789]/0", ("[v2:10.0.0.1:3300,v1:10.0.0.1:6789]",)),
+        ("mon-a/", ("v2:mon-a:3300", "v1:mon-a:6789")),
     ],
 )  # fmt: skip
 def test_forms(given: str, texts: tuple[str, ...]) -> None:
@@ -94,6 +119,15 @@ def test_vectors_that_share_an_address() -> None:
         "x" * 20_000,
         "v2:[v2:10.0.0.9:x]",
         "mon[v2:10.0.0.9:x]",
+        "[10.0.0.9]:x",
+        "[10.0.0.9]:99999",
+        "[mon-a]:",
+        "v2:'10.0.0.9':3300",
+        "mon[10.0.0.9]:6789",
+        "=10.0.0.9",
+        "a=",
+        "10.0.0.9:6789//",
+        "mon ??",
     ],
 )
 def test_what_cannot_be_read_is_left_out_and_named(bad: str) -> None:
@@ -108,6 +142,33 @@ def test_what_cannot_be_read_is_left_out_and_named(bad: str) -> None:
             found = parse_monitors([text])
             assert found.texts == (good,)
             assert found.faults == alone.faults
+
+
+@pytest.mark.parametrize(
+    ("text", "texts"),
+    [
+        ("mon host = v1:10.0.0.1", ("v1:10.0.0.1:6789",)),
+        ("mon host=v1:10.0.0.1", ("v1:10.0.0.1:6789",)),
+        ("mon_host = v1:10.0.0.1 # the first.", ("v1:10.0.0.1:6789",)),
+        ("x y z??", ()),
+        (
+            "0: [v2:10.0.0.1:3300/0,v1:10.0.0.1:6789/0] mon.a",
+            ("[v2:10.0.0.1:3300,v1:10.0.0.1:6789]",),
+        ),
+        ("?? mon-a:6789 v2:mon-b mon-c.rook-ceph.svc", (
+            "v1:mon-a:6789", "v2:mon-b:3300",
+            "v2:mon-c.rook-ceph.svc:3300", "v1:mon-c.rook-ceph.svc:6789",
+        )),
+        ("[v2:mon-a:3300, junk, ??]", ("v2:mon-a:3300",)),
+    ],
+)  # fmt: skip
+def test_stray_words_are_no_names(text: str, texts: tuple[str, ...]) -> None:
+    """In a text that holds more than monitors, a name has a port, a protocol, or a domain."""
+    found = parse_monitors([text])
+    assert found.texts == texts
+    assert found.faults
+    # another text is none the worse for it
+    assert "v2:mon:3300" in parse_monitors([text, "mon"]).texts
 
 
 @pytest.mark.parametrize(
