@@ -28,6 +28,7 @@ from csi_addons_rbd.json_values import (
     short,
     table,
     text_of,
+    whole_list,
 )
 from csi_addons_rbd.monitors import ACCEPTED, parse_monitors
 
@@ -125,7 +126,7 @@ def parse_config(content: object) -> ConfigFile:
     clusters: dict[str, Cluster] = {}
     faults: list[str] = []
     nameless: list[str] = []
-    for number, item in enumerate(as_list(content, CONFIG_FILE), 1):
+    for number, item in enumerate(whole_list(content, CONFIG_FILE), 1):
         where = f"{CONFIG_FILE}, entry {number}"
         try:
             entry = folded(item, where)

@@ -313,12 +313,11 @@ def test_what_a_gap_concerns() -> None:
 
 
 def test_an_empty_file() -> None:
-    """Null is an empty list for ceph-csi; nothing is what an object without anything maps."""
-    assert parse_config(None) == parse_config([])
+    """It maps nothing; but clusters do not go without a word."""
     for content in (None, {}):
         assert parse_mapping(content) == parse_mapping([])
-    with pytest.raises(MalformedFileError, match="must be a list"):
-        parse_config({})
+        with pytest.raises(MalformedFileError, match="must be a list"):
+            parse_config(content)
 
 
 @pytest.mark.parametrize(

@@ -470,10 +470,11 @@ def test_mapping_that_is_empty(load: Load, tmp_path: Path, metrics: Metrics, emp
 
 
 def test_config_that_is_null(load: Load, tmp_path: Path) -> None:
-    """It is an empty list, as for ceph-csi."""
+    """It is no list: what was read before stays in use."""
+    clusters = load([entry("a")])
     (tmp_path / "config.json").write_text("null")
-    assert load().loaded
-    assert not load().names
+    assert clusters.names == ("a",)
+    assert "last good version" in doubt(clusters, handle("a", 1))
 
 
 def test_mapping_may_go(load: Load, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def _cut(whole: bytes, chance: random.Random) -> bytes:
 
 
 def _garbage(_: bytes, chance: random.Random) -> bytes:
-    return chance.choice((chance.randbytes(200), b"\xff\xfe[]", b"[NaN]", b"1" * 5000, b"null"))
+    return chance.choice((chance.randbytes(200), b"\xff\xfe[]", b"[NaN]", b"1" * 5000, b"nul"))
 
 
 def _deep(_: bytes, chance: random.Random) -> bytes:
