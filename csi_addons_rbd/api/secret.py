@@ -93,8 +93,9 @@ def _is_like_a_key(run: str) -> bool:
 
 
 def _share_a_piece(user: str, key: str) -> bool:
-    key = "".join(key.split())
-    pieces = {key[at : at + _PIECE] for at in range(len(key) - _PIECE + 1)}
+    # a keyring names the user beside the key
+    runs = filter(_is_like_a_key, _RUN.findall("".join(key.split())))
+    pieces = {run[at : at + _PIECE] for run in runs for at in range(len(run) - _PIECE + 1)}
     return any(user[at : at + _PIECE] in pieces for at in range(len(user) - _PIECE + 1))
 
 

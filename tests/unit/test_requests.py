@@ -284,6 +284,13 @@ def test_disable_that_names_no_volume() -> None:
         ({"userID": "csi", "userKey": f"{_KEY[:-4]}AAAA"}, "userKey"),
         ({"userID": "csi", "userKey": f"[client.csi]\n\tkey = {_KEY}"}, "is a keyring"),
         ({"userID": "csi", "userKey": f"key = {_KEY}"}, "is a keyring"),
+        (
+            {
+                "userID": "csi-rbd-provisioner",
+                "userKey": f"[client.csi-rbd-provisioner]\n\tkey = {_KEY}",
+            },
+            "is a keyring",
+        ),
         ({"userID": "csi", "userKey": _TWICE}, "encoded twice"),
         ({"userID": "csi", "userKey": _encoded(f"{_KEY}\n")}, "encoded twice"),
         ({"userID": "csi", "userKey": _wrapped(_LONG)}, "encoded twice"),
