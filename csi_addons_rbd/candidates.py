@@ -53,6 +53,8 @@ _ELSEWHERE: Final = (
 """After these the volume may lie in another cluster, and nothing was begun in this one."""
 _UNREADABLE: Final = (PermissionDenied, Unavailable, DeadlineExceeded, Exhausted)
 """After these, too, a call that reads may be answered by another one."""
+_OURS: Final = (Exhausted, InternalError)
+"""These say nothing of a cluster."""
 _SPAWNING: Final = 5.0
 """Seconds that a worker may take to come up before it connects, on a busy node."""
 _NAME_THEM: Final = (
@@ -162,8 +164,9 @@ class Candidates:
                 raise
             # it may lie where the key is refused: a wrong secret proves nothing
             raise Unauthenticated(
-                f"{refused.error}; {exc.message}; mend the secret, or if cluster "
-                f"{refused.cluster} is not this site's, {_NAME_THEM}"
+                f"{exc.message}; but cluster {refused.cluster}, to which it leads, too, refuses "
+                f"the key ({refused.error}), so that its absence there is not proven; if that is "
+                f"no cluster of this site, {_NAME_THEM}; if it is, mend the secret"
             ) from exc
 
     @contextmanager
@@ -232,12 +235,15 @@ def _only_one(found: list[_Identity]) -> tuple[Place, ...]:
         ClusterAmbiguous: several accept it, or one does not answer.
     """
     silent = [each for each in found if each.error is not None and not each.refused]
+    for each in silent:
+        if isinstance(each.error, _OURS) or type(each.error) is Unavailable:
+            raise each.error
     if silent:
         causes = "; ".join(f"cluster {each.cluster}: {each.error}" for each in silent)
         raise ClusterAmbiguous(
             f"which cluster the volume is to be changed on is not known, since not all of "
             f"{_listed(found)} told whether they accept the key ({causes}); nothing was changed; "
-            f"{_NAME_THEM}"
+            f"the controller retries; if it lasts, {_NAME_THEM}"
         )
     accepting = [each for each in found if each.fsid]
     if not accepting:

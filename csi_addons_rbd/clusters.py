@@ -158,8 +158,8 @@ class ClusterMap:
         (own, pool), *mapped = spots
         others = ", ".join(f"{cluster!r} (pool {pool})" for cluster, pool in mapped) or "nothing"
         return ClusterNotConfigured(
-            f"none of this site's clusters, which are {', '.join(self._local)} by "
-            f"--local-clusters, holds the volume: its handle is of cluster {own!r}, pool {pool}, "
+            f"the volume leads to none of this site's clusters, which are {', '.join(self._local)} "
+            f"by --local-clusters: its handle is of cluster {own!r}, pool {pool}, "
             f"which {self._mapping.path} maps to {others}; "
             f"{doubt or 'mend the mapping'}, or correct --local-clusters"
         )

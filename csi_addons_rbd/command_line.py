@@ -7,6 +7,7 @@ Every flag of ``serve`` and ``probe`` has a twin in the environment: ``--call-ti
 
 import argparse
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,9 +85,12 @@ def _directory(text: str) -> Path:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    if not text.strip():
-        return ()
-    return tuple(dict.fromkeys(_name(each) for each in text.split(",")))
+    """Read a list as people write it into a config map: by commas or blanks, in lines, quoted."""
+    parts = (each.strip("\"'") for each in re.split(r"[\s,]+", text))
+    names = tuple(dict.fromkeys(_name(each) for each in parts if each))
+    if text.strip() and not names:
+        raise ValueError(text)
+    return names
 
 
 def _address(text: str) -> Address | None:

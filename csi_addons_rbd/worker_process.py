@@ -117,6 +117,8 @@ class Worker:
         self._pending: dict[int, Future[Answer | DriverError]] = {}
         self._sender = threading.Thread(target=self._send, name=f"worker {name}, out", daemon=True)
         self._buried = threading.Event()
+        self._given_up = False
+        """Whether the driver ends, so that nothing is sent any more."""
         self._began = False
         """Whether anything came from it yet."""
 
@@ -177,6 +179,7 @@ class Worker:
     def give_up(self) -> None:
         """Answer what still waits: the driver ends, and its callers shall know why."""
         with self._lock:
+            self._given_up = True
             waiting, self._pending = tuple(self._pending.values()), {}
         for each in waiting:
             each.set_exception(
@@ -207,6 +210,8 @@ class Worker:
     ) -> Iterator["Future[Answer | DriverError]"]:
         number, reply = next(self._numbers), Future[Answer | DriverError]()
         with self._lock:
+            if self._given_up:
+                raise Unavailable(f"the driver is shutting down; {NOTHING_TO_DO}")
             if self.ended is not None:
                 raise self.lost()
             self._pending[number] = reply

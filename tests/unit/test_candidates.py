@@ -16,9 +16,11 @@ from csi_addons_rbd.replication.calls import Credentials, DestinationCall, Locat
 from csi_addons_rbd.replication.errors import (
     ClusterAmbiguous,
     ClusterUnreachable,
+    Exhausted,
     PermissionDenied,
     SplitBrain,
     Unauthenticated,
+    Unavailable,
     VolumeNotFound,
     WorkerLost,
 )
@@ -113,7 +115,10 @@ def test_the_first_error_is_told_when_no_cluster_accepts_the_key(candidates: Can
 
 def test_absence_is_not_proven_by_a_refused_key(candidates: Candidates) -> None:
     """The volume may be in the cluster that refused it."""
-    with pytest.raises(Unauthenticated, match=r"cluster there refuses.*nothing on cluster here"):
+    with pytest.raises(
+        Unauthenticated,
+        match=r"nothing on cluster here.*there.*refuses.*--local-clusters.*mend the secret$",
+    ):
         write(candidates, place(Pool.ABSENT), place(Pool.REFUSED, "there"))
 
 
@@ -165,6 +170,33 @@ def test_absence_needs_all_clusters(candidates: Candidates) -> None:
     for last, error in ((Pool.REFUSED, Unauthenticated), (Pool.CRASH, WorkerLost)):
         with pytest.raises(error):
             write(candidates, place(Pool.ABSENT), place(last, "there"), named=True)
+
+
+def test_a_stop_is_told_as_such(tmp_path: Path) -> None:
+    """It is not for the flag to mend."""
+    metrics = Metrics(version="0", driver_name="rbd.test")
+    workers = Workers(stand_in.work, stand_in.config(tmp_path), metrics)
+    candidates = Candidates(workers, connect_timeout=5)
+    workers.close(2)
+    with pytest.raises(Unavailable, match="shutting down") as told:
+        write(candidates, place(WHERE), place(WHERE, "there"))
+    assert type(told.value) is Unavailable
+
+
+def test_a_limit_of_calls_is_told_as_such(tmp_path: Path) -> None:
+    """At once, and not as a cluster that does not tell who it is."""
+    metrics = Metrics(version="0", driver_name="rbd.test")
+    one = stand_in.config(tmp_path, "--max-calls-per-cluster", "1")
+    workers = Workers(stand_in.work, one, metrics)
+    wait = Wait.bounded(caller=None, own=20)
+    try:
+        with (
+            workers.asking(demote(), (place(Pool.SILENT),), wait),
+            pytest.raises(Exhausted, match="which is the limit"),
+        ):
+            write(Candidates(workers, connect_timeout=5), place(WHERE), place(WHERE, "there"))
+    finally:
+        workers.close(2)
 
 
 # --- calls that read ----------------------------------------------------------------------
