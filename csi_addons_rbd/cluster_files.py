@@ -149,16 +149,15 @@ def parse_config(content: object) -> ConfigFile:
 
 
 def parse_mapping(content: object) -> MappingFile:
-    """Read cluster-mapping.json; null and an object without anything in it are empty lists.
+    """Read cluster-mapping.json.
 
     Raises:
         MalformedFileError: it is no list, or none of its entries can be read.
     """
     gaps: list[Gap] = []
-    content = [] if content == {} else content
     entries = tuple(
         _site_pairs(item, f"{MAPPING_FILE}, entry {number}", gaps)
-        for number, item in enumerate(as_list(content, MAPPING_FILE), 1)
+        for number, item in enumerate(whole_list(content, MAPPING_FILE), 1)
     )
     if gaps and not any(entry.clusters or entry.pools for entry in entries):
         raise _nothing_readable([gap.fault for gap in gaps])

@@ -117,7 +117,11 @@ class WatchedFile(Generic[_T]):
             raise found
         if not found.strip():
             raise MalformedFileError("it is empty; write a list into it, [] for nothing")
-        return self._parse(decode(found))
+        content = decode(found)
+        # a list that was never filled in; later it would make forget what the file said
+        if not content and self._absent is not None and never_there:
+            return self._absent
+        return self._parse(content)
 
 
 def _same(one: bytes | OSError | None, other: bytes | OSError | None) -> bool:

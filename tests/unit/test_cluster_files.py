@@ -312,12 +312,12 @@ def test_what_a_gap_concerns() -> None:
     assert [each for each in "abc" if gap.concerns(each)] == ["a", "b", "c"]
 
 
-def test_an_empty_file() -> None:
-    """It maps nothing; but clusters do not go without a word."""
-    for content in (None, {}):
-        assert parse_mapping(content) == parse_mapping([])
+@pytest.mark.parametrize("content", [None, {}])
+def test_an_empty_file(content: object) -> None:
+    """What was read before does not go without a word."""
+    for parse in (parse_config, parse_mapping):
         with pytest.raises(MalformedFileError, match="must be a list"):
-            parse_config(content)
+            parse(content)
 
 
 @pytest.mark.parametrize(

@@ -469,6 +469,15 @@ def test_mapping_that_is_empty(load: Load, tmp_path: Path, metrics: Metrics, emp
     assert failures(metrics, "cluster-mapping.json") == 0
 
 
+@pytest.mark.parametrize("empty", ["{}", "null", ""])
+def test_mapping_that_becomes_empty(load: Load, tmp_path: Path, empty: str) -> None:
+    """It is being written, or was taken away by mistake: what it said stays in use."""
+    clusters = load([entry("a"), entry("b")], [pairs({"a": "b"}, {"1": "2"})])
+    (tmp_path / "cluster-mapping.json").write_text(empty)
+    assert spots(clusters, handle("a", 1)) == [("a", 1), ("b", 2)]
+    assert "last good version" in doubt(clusters, handle("a", 1))
+
+
 def test_config_that_is_null(load: Load, tmp_path: Path) -> None:
     """It is no list: what was read before stays in use."""
     clusters = load([entry("a")])

@@ -10,7 +10,7 @@ from csi_addons_conformance.cases.handles import _CONFIG, _added
 from csi_addons_conformance.client import METHODS, Client
 from csi_addons_conformance.sites import SiteUnderTest
 from csi_addons_conformance.stage import Stage
-from lab.site import driver_caps
+from lab.site import DATA_POOL, driver_caps
 from lab.volumes import handle_of, make_volume
 
 _WRITING = tuple(each for each in METHODS if not each.startswith("Get"))
@@ -30,7 +30,7 @@ def _one_key(
 ) -> Iterator[Client]:
     """Lend a client whose user and key are valid on both sites; the user is removed again."""
     here, there = stage.here, stage.there
-    caps = driver_caps(here.site.pool)
+    caps = driver_caps(here.site.pool, DATA_POOL)
     client = here.client_of(name, caps)
     keyring = there.site.home / f"{name}.keyring"
     lines = [f"[client.{name}]", f"key = {client.secrets['userKey']}"]

@@ -66,12 +66,17 @@ def end_with_demote(stage: Stage) -> None:
 @case(
     "schedules/journal-ignores-them",
     kind=Kind.CONTRACT,
-    row="Journal mode ignores the scheduling keys with a warning",
+    row="Journal mode needs no schedule: schedulingStartTime is ignored with a warning, "
+    "schedulingInterval is checked and accepted",
     modes=JOURNAL,
 )
 def journal_ignores_them(stage: Stage) -> None:
-    """OK, also with a malformed interval, and no schedule stands."""
-    volume = stage.enabled(schedulingInterval="nonsense", schedulingStartTime="never")
+    """OK with an interval and any start time, and no schedule stands; a bad interval is refused."""
+    refused = stage.here.client.enable(
+        stage.volume().handle, mirroringMode=stage.mode, schedulingInterval="nonsense"
+    )
+    expect(refused, "INVALID_ARGUMENT", saying=("schedulingInterval",))
+    volume = stage.enabled(schedulingInterval="5m", schedulingStartTime="never")
     require(not stage.here.schedules(volume), "no schedule", stage.here.schedules(volume))
 
 

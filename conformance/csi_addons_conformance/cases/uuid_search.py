@@ -15,7 +15,7 @@ from csi_addons_conformance.client import METHODS, Answer
 from csi_addons_conformance.sites import SiteUnderTest
 from csi_addons_conformance.stage import Stage
 from lab import Volume
-from lab.site import Site, driver_caps
+from lab.site import DATA_POOL, Site, driver_caps
 from lab.volumes import FEATURES, handle_of, make_volumes
 
 _ROW = (
@@ -227,7 +227,7 @@ def in_another_pool(stage: Stage) -> None:
     site = stage.here.site
     for number, (mirrored, namespace) in enumerate(((True, ""), (False, "tenant"), (False, ""))):
         name = f"elsewhere-{number}"
-        client = stage.here.client_of(f"all-{number}", driver_caps(site.pool, name))
+        client = stage.here.client_of(f"all-{number}", driver_caps(site.pool, DATA_POOL, name))
         with _pool(stage.here, name, mirrored=mirrored, namespace=namespace) as where:
             handle = handle_of(site, uuid_ := str(uuid.uuid4()))
             image = f"{where}/csi-vol-{uuid_}"
