@@ -2,6 +2,7 @@
 """The record of a requested resync, kept in the pool's metadata because the image is deleted."""
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Final
 
@@ -22,6 +23,16 @@ _OBJECT: Final = "rbd_info"
 def read_record(ioctx: rados.Ioctx, spec: ImageSpec) -> ResyncRecord | None:
     """Read the record of an image that may be absent."""
     return record_in(read_text(ioctx, spec), spec)
+
+
+def read_unfinished(
+    ioctx: rados.Ioctx, specs: Iterable[ImageSpec]
+) -> Iterator[tuple[ImageSpec, ResyncRecord]]:
+    """Yield those of the images whose records say that a resync has not ended, with these."""
+    for spec in specs:
+        record = read_record(ioctx, spec)
+        if record is not None and not record.done:
+            yield spec, record
 
 
 def recorded_names(ioctx: rados.Ioctx) -> tuple[str, ...]:

@@ -56,13 +56,18 @@ NOT_FOUND: Final = Sighting(name="", image_id=None, mirroring=None, statuses=SIL
 
 def read_name(ioctx: rados.Ioctx, uuid: str) -> str:
     """Read the image's name from the CSI journal; ceph-csi's default without an entry."""
+    return read_journal(ioctx, uuid) or _default(uuid)
+
+
+def read_journal(ioctx: rados.Ioctx, uuid: str) -> str:
+    """Read the image's name from the CSI journal; empty without an entry."""
     with rados.ReadOpCtx() as operation:
         entries, _ = ioctx.get_omap_vals_by_keys(operation, (IMAGE_NAME,))
         try:
             ioctx.operate_read_op(operation, _journal(uuid))
         except rados.ObjectNotFound:
-            return _default(uuid)
-        return _name_among(entries, uuid)
+            return ""
+        return name_among(entries, uuid)
 
 
 def look(ioctx: rados.Ioctx, name: str) -> Sighting:
@@ -106,7 +111,7 @@ def look_again(ioctx: rados.Ioctx, uuid: str, before: Sighting) -> Sighting | No
             header = wave.read(header_object(before.image_id))
             mirroring = wave.execute(*ask_mirroring(before.image_id))
             statuses = wave.execute(*ask_statuses(global_id))
-        name = _default(uuid) if journal.data is None else _name_among(entries, uuid)
+        name = ("" if journal.data is None else name_among(entries, uuid)) or _default(uuid)
     if found.data is None or header.data is None or mirroring.data is None:
         return None
     now = decode_mirroring(mirroring.data)
@@ -119,12 +124,13 @@ def look_again(ioctx: rados.Ioctx, uuid: str, before: Sighting) -> Sighting | No
     return replace(before, mirroring=now, statuses=said) if same else None
 
 
-def _name_among(entries: Iterable[tuple[str, bytes]], uuid: str) -> str:
+def name_among(entries: Iterable[tuple[str, bytes]], uuid: str) -> str:
+    """Return the image's name that an entry of the CSI journal holds; empty when none does."""
     for key, value in entries:
         if key == IMAGE_NAME and value:
             with decoding(f"{IMAGE_NAME} of {_journal(uuid)}"):
                 return value.decode()
-    return _default(uuid)
+    return ""
 
 
 def _journal(uuid: str) -> str:

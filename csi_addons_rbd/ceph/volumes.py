@@ -11,44 +11,26 @@ from typing import Final
 import rados
 
 from csi_addons_rbd.ceph.absence import (
+    Namesake,
+    choose,
     find_recreated,
     find_traces,
     look_at_those_in_use,
     not_absent,
-    require_only_one,
+    require_none_going,
     told,
 )
 from csi_addons_rbd.ceph.connections import Connections, Purpose
+from csi_addons_rbd.ceph.looked import Looked
 from csi_addons_rbd.ceph.mirror import CephImage
 from csi_addons_rbd.ceph.sightings import NOT_FOUND, Sighting, look_again, look_at, read_name
 from csi_addons_rbd.ceph.translate import translating
-from csi_addons_rbd.ceph.uuid_search import Elsewhere
+from csi_addons_rbd.ceph.uuid_search import Elsewhere, Trace
 from csi_addons_rbd.replication.calls import Call, Place
 from csi_addons_rbd.replication.deadline import Deadline
-from csi_addons_rbd.replication.errors import (
-    NOTHING_TO_DO,
-    CephFailure,
-    DriverError,
-    ImageBeingDeleted,
-    ImageInTrash,
-    PermissionDenied,
-    Unauthenticated,
-    VolumeElsewhere,
-    VolumeNotFound,
-)
+from csi_addons_rbd.replication.errors import ImageInTrash, VolumeNotFound
 from csi_addons_rbd.replication.image import Absent, Found, ImageSpec
 
-_OBSTACLES: Final = (
-    PermissionDenied,
-    Unauthenticated,
-    ImageInTrash,
-    ImageBeingDeleted,
-    VolumeElsewhere,
-    CephFailure,
-)
-"""What may be found in one place while another holds the image."""
-_UNREAD: Final = (PermissionDenied, CephFailure)
-"""Of these: nothing was seen of the image there, so where else it is says more."""
 _MARGIN: Final = 0.25
 """Seconds that a search ends before its call."""
 _REMEMBERED: Final = 10_000
@@ -71,29 +53,43 @@ class Volumes:
                 name ends in the volume's uuid elsewhere in what is mirrored of the cluster.
             VolumeElsewhere: there is, or it could not be looked for everywhere.
             PermissionDenied: a place may not be read, and no other holds the image.
+            ClusterUnreachable: a place does not answer, and no other holds the image.
             ImageInTrash: the image was moved to the trash.
         """
         places = tuple(places)
         until = until.earlier(_MARGIN)
-        obstacle: DriverError | None = None
+        looked = Looked()
         for place in places:
-            try:
-                found = self._look(place, call, until)
-            except _OBSTACLES as exc:
-                # another place may still hold the image itself
-                obstacle = obstacle or exc
-                continue
+            if not looked.may_go_on(until):
+                break
+            found = looked.at(place, until, partial(self._look, place, call, until, looked))
             if found is not None:
                 return found
-        if obstacle is not None and not isinstance(obstacle, _UNREAD):
-            raise obstacle
+        return self._conclude(call, places, looked, until)
+
+    def _conclude(
+        self, call: Call, places: tuple[Place, ...], looked: Looked, until: Deadline
+    ) -> Found:
+        """Tell what it means that no place holds what is proven to be the volume.
+
+        Disable has nothing to do where an unmirrored namesake is all that there is.
+        """
+        looked.require_search()
         searched = ", ".join(f"pool {each.pool} of cluster {each.cluster}" for each in places)
+        obstacle, namesakes = looked.obstacle, looked.namesakes
         rest = self._search(call, until)
-        rest.run(places)
-        if obstacle is not None and not rest.found:
+        # those that answered first: the way to the cluster is theirs
+        rest.run(tuple(sorted(places, key=lambda place: place in looked.silent)))
+        if obstacle is not None and not rest.found and not namesakes:
             raise obstacle
+        obstacles = looked.obstacles
+        fail = partial(not_absent, call, rest, searched, obstacles=obstacles, namesakes=namesakes)
         if rest.found or rest.unfinished:
-            raise not_absent(call, rest, places[0].cluster, searched)
+            raise fail()
+        if namesakes and (obstacles or len(namesakes) > 1):
+            raise fail()
+        if namesakes:
+            return Found(image=namesakes[0].image)
         raise VolumeNotFound(
             f"volume {call.volume} exists nowhere it may lie: searched {searched}, images and "
             "trash, and what else is mirrored there for its uuid; where it should be, compare the "
@@ -103,19 +99,25 @@ class Volumes:
     def _search(self, call: Call, until: Deadline) -> Elsewhere:
         return Elsewhere(self._connections, call.credentials, call.volume.uuid, until)
 
-    def _look(self, place: Place, call: Call, until: Deadline) -> Found | Absent | None:
+    def _look(
+        self, place: Place, call: Call, until: Deadline, looked: Looked
+    ) -> Found | Absent | Namesake | None:
         lend = partial(self._connections.use, place, call.credentials, Purpose.READ)
         with lend() as cluster, _opened(cluster, place) as ioctx:
             if ioctx is not None:
+                looked.reached.add(place)
                 return self._inspect(ioctx, place, call, until)
         # a pool made a moment ago may be newer than the client's map
         self._connections.learn_map(place, call.credentials, Purpose.READ)
         with lend() as cluster, _opened(cluster, place) as ioctx:
-            return None if ioctx is None else self._inspect(ioctx, place, call, until)
+            if ioctx is None:
+                return None
+            looked.reached.add(place)
+            return self._inspect(ioctx, place, call, until)
 
     def _inspect(
         self, ioctx: rados.Ioctx, place: Place, call: Call, until: Deadline
-    ) -> Found | Absent | None:
+    ) -> Found | Absent | Namesake | None:
         uuid = call.volume.uuid
         with translating(
             f"reading the way to volume {uuid} in pool {place.pool} of {place.cluster}"
@@ -148,24 +150,24 @@ class Volumes:
 
     def _absence(
         self, ioctx: rados.Ioctx, image: CephImage, call: Call, until: Deadline
-    ) -> Found | Absent | None:
+    ) -> Found | Absent | Namesake | None:
         """Tell what is there by another name, in the trash or coming back from what is gone."""
         with translating(f"looking for traces of {image.spec}"):
             recreated = find_recreated(ioctx, image)
-            if recreated is not None:
+            if isinstance(recreated, Absent):
                 return recreated
             traces = find_traces(ioctx, image, until)
-            in_use = look_at_those_in_use(ioctx, traces)
+            in_use = look_at_those_in_use(ioctx, traces, recreated)
         if in_use:
             search = self._search(call, until)
-            named = partial(search.journal_names, image.place)
-            return Found(image=require_only_one(image, in_use, traces, call, named))
+
+            def named(trace: Trace) -> bool:
+                return trace in recreated or search.journal_names(image.place, trace.name)
+
+            chosen = choose(image, in_use, traces, call, named)
+            return chosen if isinstance(chosen, Namesake) else Found(image=chosen)
         trashed = [each for each in traces if each.source]
-        if any(each.of_mirroring for each in trashed):
-            raise ImageBeingDeleted(
-                f"{image.spec} is being deleted by rbd-mirror, since its primary is mirrored no "
-                f"longer; {NOTHING_TO_DO}"
-            )
+        require_none_going(image.spec, trashed)
         if trashed:
             raise ImageInTrash(f"{image.spec} is not in use: {told(image.spec, trashed)}")
         return None

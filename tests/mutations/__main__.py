@@ -188,8 +188,8 @@ MUTATIONS: Final = (
     Mutation(
         name="where the key may not look, nothing is",
         file="ceph/uuid_search.py",
-        old="    if applications and _OF_IMAGES not in applications:\n",
-        new="    if applications:\n",
+        old="    return bool(applications) and _OF_IMAGES not in applications\n",
+        new="    return bool(applications)\n",
         case="handles/may-not-look",
         alone=True,
     ),
