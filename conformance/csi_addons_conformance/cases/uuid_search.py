@@ -5,12 +5,15 @@ import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import rados
 import rbd
 
 from csi_addons_conformance.case import BOTH, SNAPSHOT, Kind, case, expect, poll, require, settle
 from csi_addons_conformance.cases.handles import _CONFIG, _MAPPING, _added, _rewritten
+from csi_addons_conformance.cases.promote import accepts
+from csi_addons_conformance.cases.resync import await_split, checksum_when_ready, recreate_once
 from csi_addons_conformance.client import METHODS, Answer
 from csi_addons_conformance.sites import SiteUnderTest
 from csi_addons_conformance.stage import Stage
@@ -130,6 +133,57 @@ def journal_pool(stage: Stage) -> None:
 
 
 @case(
+    "handles/journal-without-entry",
+    kind=Kind.SAFETY,
+    row="The journal may stand in another pool; exactly one, mirrored: that is the volume",
+    modes=SNAPSHOT,
+    alone=True,
+)
+def journal_without_entry(stage: Stage) -> None:
+    """A pool without a journal proves nothing of an image that has the default name."""
+    site, volume = stage.here.site, stage.volume()
+    # the journal names an image that is not there
+    renamed = Volume(handle=volume.handle, uuid=volume.uuid, image=f"team-a-{volume.uuid}")
+    with site.ioctx() as ioctx:
+        _write_journal(ioctx, renamed)
+    with _pool(stage.here, "no-journals", mirrored=False):
+        client = stage.here.client_of("of-no-journals", driver_caps(site.pool, "no-journals"))
+        answer = client.enable(volume.handle)
+        expect(answer, "FAILED_PRECONDITION", reason="VOLUME_ELSEWHERE", saying=(volume.image,))
+    require(not stage.here.mirrored(volume), "an untouched image", "a mirrored one")
+
+
+@case(
+    "handles/namesake",
+    kind=Kind.SAFETY,
+    row="Disable's NOT_FOUND and OK make the controller drop its finalizers: not while the volume "
+    "is mirrored elsewhere",
+    modes=SNAPSHOT,
+    alone=True,
+)
+def namesake(stage: Stage) -> None:
+    """Disable is not OK for an unmirrored namesake while the volume is mirrored elsewhere."""
+    site = stage.here.site
+    backup = _renamed(stage.here, stage.volume(), "backup-")
+    _without_journal(site, backup)
+    client = stage.here.client_of("of-both", driver_caps(site.pool, "real"))
+    with _pool(stage.here, "real", mirrored=True) as where:
+        image = f"{where}/csi-vol-{backup.uuid}"
+        site.rbd("create", image, "--size", "1M")
+        site.rbd("mirror", "image", "enable", image, "snapshot")
+        answer = client.disable(backup.handle)
+        expect(
+            answer,
+            "FAILED_PRECONDITION",
+            reason="VOLUME_ELSEWHERE",
+            saying=(image, backup.image),
+        )
+        site.rbd("mirror", "image", "disable", image)
+        site.rbd("rm", "--no-progress", image)
+        expect(client.disable(backup.handle), "OK")
+
+
+@case(
     "handles/prefix-not-mirrored",
     kind=Kind.SAFETY,
     row=f"{_ROW}. Exactly one, mirrored: that is the volume",
@@ -215,6 +269,70 @@ def prefix_resync_record(stage: Stage) -> None:
 
 
 @case(
+    "handles/prefix-resync",
+    kind=Kind.SAFETY,
+    row="Split-brain, force → record, then request the resync, once; ready=true when it is done; "
+    "the image name may have any prefix, and the journal may be missing on the secondary site",
+    modes=BOTH,
+)
+def prefix_resync(stage: Stage) -> None:
+    """An image that a resync brought back under a prefix is the volume again."""
+    here, there = stage.here, stage.there
+    volume = _renamed(here, stage.volume(), "team-a-")
+    with here.site.ioctx() as ioctx:
+        _write_journal(ioctx, volume)
+    expect(here.client.enable(volume.handle, mirroringMode=stage.mode), "OK")
+    stage.await_copy(volume)
+    settle(lambda: there.client.promote(volume.handle, force=True))
+    for site in (here, there):
+        write = partial(accepts, site, volume, site.name.encode() * 100, 0)
+        poll(write, seconds=60, what=f"{site.name} takes a write")
+    if stage.mode == "snapshot":
+        here.take_mirror_snapshot(volume)
+    settle(lambda: there.client.demote(volume.handle))
+    await_split(there, volume)
+    recreate_once(there, volume)
+    settle(lambda: here.client.demote(volume.handle))
+    came = checksum_when_ready(there, volume)
+    require(came == here.checksum(volume), "the primary's data", "other data")
+    settle(lambda: there.client.promote(volume.handle))
+    settle(lambda: there.client.disable(volume.handle))
+    require(not there.mirrored(volume), "no mirroring any more", "a mirrored image")
+
+
+@case(
+    "handles/resync-in-another-pool",
+    kind=Kind.SAFETY,
+    row="While the resync record stands no call says NOT_FOUND; anywhere else in the cluster's "
+    "mirrored pools: FAILED_PRECONDITION naming what was found",
+    modes=SNAPSHOT,
+    alone=True,
+)
+def resync_in_another_pool(stage: Stage) -> None:
+    """What a resync is about to bring back in another pool is not gone."""
+    site, name = stage.here.site, str(uuid.uuid4())
+    handle, key = handle_of(site, name), f"csi-addons-rbd/resync/team-a-{name}"
+    record = '{"image_id": "0123456789ab", "requested": 1780000000, "sent": true'
+    for number, namespace in enumerate(("", "tenant")):
+        pool = f"recreating-{number}"
+        client = stage.here.client_of(f"of-recreating-{number}", driver_caps(site.pool, pool))
+        with (
+            _pool(stage.here, pool, mirrored=True, namespace=namespace) as where,
+            site.connect() as cluster,
+            cluster.open_ioctx(pool) as ioctx,
+        ):
+            ioctx.set_namespace(namespace)
+            rbd.RBD().pool_metadata_set(ioctx, key, f"{record}}}")
+            _expect_elsewhere(
+                lambda method: client.call(method, handle),  # noqa: B023
+                f"{where}/team-a-{name}",
+                "copied anew by a resync",
+            )
+            rbd.RBD().pool_metadata_set(ioctx, key, f'{record}, "done": true}}')
+            expect(client.disable(handle), "NOT_FOUND", reason="VOLUME_NOT_FOUND")
+
+
+@case(
     "handles/in-another-pool",
     kind=Kind.SAFETY,
     row="Anywhere else in the cluster's mirrored pools: no NOT_FOUND, but FAILED_PRECONDITION "
@@ -275,6 +393,60 @@ def may_not_look(stage: Stage) -> None:
             seconds=30,
             what="a pool of another application does not matter",
         )
+
+
+@contextmanager
+def _muted(site: Site, pool: str) -> Iterator[int]:
+    """Have a pool answer nobody, as one whose OSDs are all gone; lend its id."""
+    site.ceph("osd", "crush", "add-bucket", "nowhere", "root")
+    site.ceph("osd", "crush", "rule", "create-replicated", "of-nobody", "nowhere", "osd")
+    try:
+        site.ceph("osd", "pool", "set", pool, "crush_rule", "of-nobody")
+        with site.connect() as cluster:
+            cluster.wait_for_latest_osdmap()
+            number = cluster.pool_lookup(pool)
+        assert number is not None
+        yield number
+    finally:
+        site.ceph("osd", "pool", "set", pool, "crush_rule", "replicated_rule")
+        site.ceph("osd", "crush", "rule", "rm", "of-nobody")
+        site.ceph("osd", "crush", "rm", "nowhere")
+
+
+@case(
+    "handles/silent-pool",
+    kind=Kind.SAFETY,
+    row="A candidate that does not answer does not end the search; the first error is reported "
+    "when none was good; NOT_FOUND only when every candidate proved absent",
+    modes=SNAPSHOT,
+    alone=True,
+)
+def silent_pool(stage: Stage) -> None:
+    """A pool that does not answer bars neither the volume in another, nor, without images, all."""
+    site, volume = stage.here.site, stage.volume()
+    gone = handle_of(site, str(uuid.uuid4()))
+    client = stage.here.client_of("of-mute", driver_caps(site.pool, "mute"))
+    with _pool(stage.here, "mute", mirrored=True), _muted(site, "mute") as number:
+        pair = {
+            "clusterIDMapping": {site.cluster_id: site.cluster_id},
+            "RBDPoolIDMapping": [{str(number): str(site.pool_id)}],
+        }
+        with _added(stage.here, _MAPPING, pair):
+            for handle in (volume.handle, gone):
+                mute = f"{handle[:-53]}{number:016x}{handle[-37:]}"
+                for method in ("EnableVolumeReplication", "PromoteVolume"):
+                    answer = client.call(method, mute)
+                    if handle == volume.handle:
+                        expect(answer, "OK")
+                    else:
+                        expect(answer, "UNAVAILABLE", reason="CLUSTER_UNREACHABLE")
+        answer = client.disable(gone)
+        said = ("mute", "unfinished", "bring back the pools")
+        expect(answer, "FAILED_PRECONDITION", reason="VOLUME_ELSEWHERE", saying=said)
+        require("profile rbd" not in answer.message, "no advice on caps", answer)
+        site.ceph("osd", "pool", "application", "disable", "mute", "rbd", "--yes-i-really-mean-it")
+        site.ceph("osd", "pool", "application", "enable", "mute", "cephfs")
+        expect(client.disable(gone), "NOT_FOUND", reason="VOLUME_NOT_FOUND")
 
 
 @case(
