@@ -49,6 +49,8 @@ class Sighting:
     mirroring: Mirroring | None
     """``None`` when it is off."""
     statuses: Statuses
+    instead: str = ""
+    """The name that the way led to, and that no image has; this one was found by its end."""
 
 
 NOT_FOUND: Final = Sighting(name="", image_id=None, mirroring=None, statuses=SILENCE)
@@ -99,7 +101,10 @@ def look_at(ioctx: rados.Ioctx, name: str) -> Sighting:
 
 
 def look_again(ioctx: rados.Ioctx, uuid: str, before: Sighting) -> Sighting | None:
-    """Look where an earlier look led to; ``None`` when anything leads elsewhere by now."""
+    """Look where an earlier look led to; ``None`` when anything leads elsewhere by now.
+
+    Whether an image that was found by the end of its name still is the only one is not looked at.
+    """
     if before.image_id is None or before.mirroring is None:
         return None
     global_id = before.mirroring.global_id
@@ -108,6 +113,7 @@ def look_again(ioctx: rados.Ioctx, uuid: str, before: Sighting) -> Sighting | No
         with Wave(ioctx) as wave:
             journal = wave.operate(operation, _journal(uuid))
             found = wave.read(id_object(before.name))
+            expected = wave.read(id_object(before.instead)) if before.instead else None
             header = wave.read(header_object(before.image_id))
             mirroring = wave.execute(*ask_mirroring(before.image_id))
             statuses = wave.execute(*ask_statuses(global_id))
@@ -116,8 +122,9 @@ def look_again(ioctx: rados.Ioctx, uuid: str, before: Sighting) -> Sighting | No
         return None
     now = decode_mirroring(mirroring.data)
     same = (
-        name == before.name
-        and decode_image_id(name, found.data) == before.image_id
+        name == (before.instead or before.name)
+        and (expected is None or expected.data is None)
+        and decode_image_id(before.name, found.data) == before.image_id
         and now.global_id == global_id
     )
     said = SILENCE if statuses.data is None else decode_statuses(statuses.data)

@@ -26,11 +26,12 @@ from csi_addons_rbd.ceph.mirror import CephImage
 from csi_addons_rbd.ceph.sightings import NOT_FOUND, Sighting, look_again, look_at, read_name
 from csi_addons_rbd.ceph.translate import translating
 from csi_addons_rbd.ceph.uuid_search import Elsewhere, Trace
-from csi_addons_rbd.replication.calls import Call, Place
+from csi_addons_rbd.replication.calls import Call, DestinationCall, InfoCall, Place
 from csi_addons_rbd.replication.deadline import Deadline
 from csi_addons_rbd.replication.errors import ImageInTrash, VolumeNotFound
 from csi_addons_rbd.replication.image import Absent, Found, ImageSpec
 
+_READING: Final = (InfoCall, DestinationCall)
 _MARGIN: Final = 0.25
 """Seconds that a search ends before its call."""
 _REMEMBERED: Final = 10_000
@@ -123,6 +124,8 @@ class Volumes:
             f"reading the way to volume {uuid} in pool {place.pool} of {place.cluster}"
         ):
             before = self._seen.get((place, uuid))
+            if before and before.instead and not isinstance(call, _READING):
+                before = None  # whoever changes an image must know that it is the only one
             seen = before and look_again(ioctx, uuid, before)
             name = seen.name if seen else read_name(ioctx, uuid)
             spec = ImageSpec(
@@ -165,7 +168,11 @@ class Volumes:
                 return trace in recreated or search.journal_names(image.place, trace.name)
 
             chosen = choose(image, in_use, traces, call, named)
-            return chosen if isinstance(chosen, Namesake) else Found(image=chosen)
+            if isinstance(chosen, Namesake):
+                return chosen
+            seen = replace(chosen.found, instead=image.spec.image)
+            self._remember((image.place, image.uuid), seen)
+            return Found(image=chosen)
         trashed = [each for each in traces if each.source]
         require_none_going(image.spec, trashed)
         if trashed:

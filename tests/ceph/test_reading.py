@@ -162,6 +162,23 @@ def test_looking_again_finds_the_same_way_or_none(stage: Stage) -> None:
         assert again(second) is None
 
 
+def test_what_was_found_by_the_end_of_its_name_is_looked_at_again(stage: Stage) -> None:
+    """As long as the way leads to a name that no image has."""
+    volume = stage.enabled()
+    with stage.here.site.ioctx() as ioctx:
+        ioctx.remove_object(f"csi.volume.{volume.uuid}")
+        renamed = f"team-a-{volume.uuid}"
+        rbd.RBD().rename(ioctx, volume.image, renamed)
+        seen = replace(look(ioctx, renamed), instead=volume.image)
+        again = look_again(ioctx, volume.uuid, seen)
+        assert again is not None
+        assert replace(again, statuses=seen.statuses) == seen
+        assert look_again(ioctx, volume.uuid, replace(seen, instead="")) is None
+        assert look_again(ioctx, volume.uuid, replace(seen, instead="csi-vol-other")) is None
+        rbd.RBD().create(ioctx, volume.image, 1 << 20, old_format=False)
+        assert look_again(ioctx, volume.uuid, seen) is None
+
+
 @pytest.mark.parametrize("namespace", ["", "tenant"])
 def test_rbd_mirror_is_known_before_it_speaks(stage: Stage, namespace: str) -> None:
     """By what it is registered as: it may lock an image before its first status of it."""
