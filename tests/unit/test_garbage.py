@@ -8,7 +8,7 @@ import rbd
 
 from csi_addons_rbd.ceph.mirror import _switched_on
 from csi_addons_rbd.ceph.rbd_header import Header
-from csi_addons_rbd.ceph.sightings import _name_among
+from csi_addons_rbd.ceph.sightings import name_among
 from csi_addons_rbd.replication.errors import CephFailure
 from csi_addons_rbd.replication.notes import (
     ENDED,
@@ -66,7 +66,7 @@ def test_a_schedule_that_cannot_be_read_has_not_ended(note: str) -> None:
 
 def test_the_name_of_an_image_in_the_journal() -> None:
     """An empty one is none; one that is no text is said to be damaged."""
-    assert _name_among([("csi.imagename", b"pvc-1")], "abc") == "pvc-1"
-    assert _name_among([("csi.imagename", b""), ("csi.volname", b"x")], "abc") == "csi-vol-abc"
+    assert name_among([("csi.imagename", b"pvc-1")], "abc") == "pvc-1"
+    assert name_among([("csi.imagename", b""), ("csi.volname", b"x")], "abc") == ""
     with pytest.raises(CephFailure, match=r"csi\.imagename of csi\.volume\.abc"):
-        _name_among([("csi.imagename", b"\xff")], "abc")
+        name_among([("csi.imagename", b"\xff")], "abc")
