@@ -118,7 +118,7 @@ def journal_pool(stage: Stage) -> None:
     volume = _renamed(stage.here, stage.volume(), "team-a-")
     _without_journal(site, volume)
     with _pool(stage.here, "journals", mirrored=False):
-        client = stage.here.client_of("of-journals", driver_caps(site.pool, "journals"))
+        client = stage.here.client_of("of-journals", driver_caps(site.pool, DATA_POOL, "journals"))
         answer = client.enable(volume.handle)
         expect(answer, "FAILED_PRECONDITION", reason="VOLUME_ELSEWHERE", saying=(volume.image,))
         with site.connect() as cluster, cluster.open_ioctx("journals") as ioctx:
@@ -147,7 +147,9 @@ def journal_without_entry(stage: Stage) -> None:
     with site.ioctx() as ioctx:
         _write_journal(ioctx, renamed)
     with _pool(stage.here, "no-journals", mirrored=False):
-        client = stage.here.client_of("of-no-journals", driver_caps(site.pool, "no-journals"))
+        client = stage.here.client_of(
+            "of-no-journals", driver_caps(site.pool, DATA_POOL, "no-journals")
+        )
         answer = client.enable(volume.handle)
         expect(answer, "FAILED_PRECONDITION", reason="VOLUME_ELSEWHERE", saying=(volume.image,))
     require(not stage.here.mirrored(volume), "an untouched image", "a mirrored one")
@@ -166,7 +168,7 @@ def namesake(stage: Stage) -> None:
     site = stage.here.site
     backup = _renamed(stage.here, stage.volume(), "backup-")
     _without_journal(site, backup)
-    client = stage.here.client_of("of-both", driver_caps(site.pool, "real"))
+    client = stage.here.client_of("of-both", driver_caps(site.pool, DATA_POOL, "real"))
     with _pool(stage.here, "real", mirrored=True) as where:
         image = f"{where}/csi-vol-{backup.uuid}"
         site.rbd("create", image, "--size", "1M")
@@ -315,7 +317,9 @@ def resync_in_another_pool(stage: Stage) -> None:
     record = '{"image_id": "0123456789ab", "requested": 1780000000, "sent": true'
     for number, namespace in enumerate(("", "tenant")):
         pool = f"recreating-{number}"
-        client = stage.here.client_of(f"of-recreating-{number}", driver_caps(site.pool, pool))
+        client = stage.here.client_of(
+            f"of-recreating-{number}", driver_caps(site.pool, DATA_POOL, pool)
+        )
         with (
             _pool(stage.here, pool, mirrored=True, namespace=namespace) as where,
             site.connect() as cluster,
@@ -425,7 +429,7 @@ def silent_pool(stage: Stage) -> None:
     """A pool that does not answer bars neither the volume in another, nor, without images, all."""
     site, volume = stage.here.site, stage.volume()
     gone = handle_of(site, str(uuid.uuid4()))
-    client = stage.here.client_of("of-mute", driver_caps(site.pool, "mute"))
+    client = stage.here.client_of("of-mute", driver_caps(site.pool, DATA_POOL, "mute"))
     with _pool(stage.here, "mute", mirrored=True), _muted(site, "mute") as number:
         pair = {
             "clusterIDMapping": {site.cluster_id: site.cluster_id},
