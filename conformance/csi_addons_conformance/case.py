@@ -120,13 +120,24 @@ def expect(
     require(not within or answer.seconds <= within, f"an answer within {within:g} s", answer)
 
 
-def poll(look: Callable[[], _T], *, seconds: float, what: str, every: float = 0.5) -> _T:
-    """Look until something is truthy, and return it."""
+def poll(
+    look: Callable[[], _T],
+    *,
+    seconds: float,
+    what: str,
+    every: float = 0.5,
+    instead: Callable[[], object] | None = None,
+) -> _T:
+    """Look until something is truthy, and return it.
+
+    When the time is up, the error tells what was seen last, or what ``instead`` returns then.
+    """
     seconds *= speed.factor()
     deadline = time.monotonic() + seconds
     while not (seen := look()):
         if time.monotonic() > deadline:
-            raise UnmetError(f"expected within {seconds:g} s: {what}; last seen: {seen!r}")
+            last = instead() if instead else repr(seen)
+            raise UnmetError(f"expected within {seconds:g} s: {what}; last seen: {last}")
         time.sleep(every)
     return seen
 

@@ -3,6 +3,7 @@
 
 import os
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -277,15 +278,22 @@ def _resync(site: SiteUnderTest, volume: Volume, *, force: bool = False, **words
 def recreate_once(site: SiteUnderTest, volume: Volume, **words: str) -> str:
     """Force a resync, repeat it as the controller does, and return the one new image id."""
     seen = {site.image_id(volume)}
+    answers: deque[Answer] = deque(maxlen=1)
 
     def whole() -> bool:
         answer = site.client.resync(volume.handle, force=True, **words)
+        answers.append(answer)
         expect(answer, "OK", "ABORTED", "UNAVAILABLE")
         require(not answer.ready, "ready=false beside a primary", answer.response)
         seen.add(site.image_id(volume))
         return len(seen - {""}) > 1 and site.state(volume) == "up+replaying"
 
-    poll(whole, seconds=170, what="the image was recreated, and follows")
+    poll(
+        whole,
+        seconds=170,
+        what="the image was recreated, and follows",
+        instead=lambda: f"images {seen}, {site.mirror_status(volume)}, answer {answers[-1]}",
+    )
     whole()
     ids = seen - {""}
     require(len(ids) == 2, "one resync, that is two image ids", ids)
